@@ -1,0 +1,34 @@
+"""The nodes, in the order of a workflow."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .decode import OviDecode
+from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
+from .load import OviAudioVAELoader, OviModelLoader, OviTextEncoderLoader
+from .sampling import OviGuidance, OviSamplerUniPC, OviScheduler
+from .text import OviTextEncode
+from .video import OviSaveVideo
+
+NODES = [
+    OviModelLoader,
+    OviTextEncoderLoader,
+    OviAudioVAELoader,
+    OviTextEncode,
+    OviImageSize,
+    OviLatent,
+    OviGuidance,
+    OviScheduler,
+    OviSamplerUniPC,
+    OviSeparateLatent,
+    OviConcatLatent,
+    OviDecode,
+    OviSaveVideo,
+]
+
+
+class OviExtension(ComfyExtension):
+    """What ComfyUI asks for nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return every node."""
+        return NODES

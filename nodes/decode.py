@@ -1,0 +1,45 @@
+"""Decoding: the sampler's latent to frames and sound."""
+
+from comfy_api.latest import io
+
+from ..ovi_model.decode import TILINGS, decode
+
+
+class OviDecode(io.ComfyNode):
+    """Latent to IMAGE and AUDIO of one length."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviDecode",
+            display_name="Ovi Decode",
+            category="Ovi",
+            description="Decodes an Ovi latent to frames (24 a second) and sound (16 kHz) of exactly the same length.",
+            inputs=[
+                io.Latent.Input(
+                    "samples", tooltip="Video and audio latent, as the sampler gives it (its first output)."
+                ),
+                io.Vae.Input(
+                    "vae", tooltip="The Wan 2.2 video VAE, 48 channels: 'Load VAE' with wan2.2_vae.safetensors."
+                ),
+                io.Vae.Input("audio_vae", tooltip="The audio VAE of 'Ovi Audio VAE Loader', 16 kHz."),
+                io.Combo.Input(
+                    "tiling",
+                    options=list(TILINGS),
+                    default=TILINGS[0],
+                    tooltip="Decode the picture in overlapping tiles of 512 pixels: always (on), only if the whole "
+                    "picture cannot fit on the graphics card (auto), or not unless memory runs out (off).",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", tooltip="All frames; the clips of a batch follow one another."),
+                io.Audio.Output(
+                    "audio", tooltip="Mono, 16 kHz, cut or filled with silence to the length of the frames."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae, audio_vae, tiling: str) -> io.NodeOutput:
+        """Return the frames [B * F, H, W, 3] and the sound [B, 1, samples]."""
+        return io.NodeOutput(*decode(samples["samples"], vae, audio_vae, tiling))

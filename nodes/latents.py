@@ -1,0 +1,138 @@
+"""Latents: how large, how long, from which image; and the two streams apart and together."""
+
+from comfy_api.latest import io
+
+from ..ovi_model import geometry, latents
+from ..ovi_model.config import VARIANTS
+
+AREAS = {f"{name.split('_')[0]}": variant.area for name, variant in VARIANTS.items()}
+
+
+class OviImageSize(io.ComfyNode):
+    """An image to the size the reference would generate at."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviImageSize",
+            display_name="Ovi Image Size",
+            category="Ovi",
+            description="Picks width and height for an image as Ovi does: the model's area, the image's proportions.",
+            inputs=[
+                io.Image.Input("image", tooltip="The image that starts the clip. Only its size is used."),
+                io.Combo.Input(
+                    "model_area",
+                    options=list(AREAS),
+                    default="960x960",
+                    tooltip="Area in pixels the model was trained at: 720x720 for model 1.0, 960x960 for the 1.1 models.",
+                ),
+            ],
+            outputs=[
+                io.Int.Output("width", display_name="width", tooltip="Pixels, a multiple of 32."),
+                io.Int.Output("height", display_name="height", tooltip="Pixels, a multiple of 32."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, model_area: str) -> io.NodeOutput:
+        """Return width and height in pixels."""
+        height, width = image.shape[1:3]
+        return io.NodeOutput(*geometry.size_for_area(width, height, AREAS[model_area]))
+
+
+class OviLatent(io.ComfyNode):
+    """Size and length to a latent of picture and sound."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviLatent",
+            display_name="Ovi Latent",
+            category="Ovi",
+            description="An empty latent of picture and sound of one length. With an image and the Wan 2.2 VAE, the "
+            "clip starts from that image.",
+            inputs=[
+                io.Int.Input(
+                    "width", default=960, min=32, max=8192, step=32, tooltip="Width in pixels, a multiple of 32."
+                ),
+                io.Int.Input(
+                    "height", default=960, min=32, max=8192, step=32, tooltip="Height in pixels, a multiple of 32."
+                ),
+                io.Int.Input(
+                    "length",
+                    default=121,
+                    min=1,
+                    max=8193,
+                    step=4,
+                    tooltip="Length in frames at 24 frames a second, 4n + 1: 121 is 5 s, 241 is 10 s (the 10 s model).",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Number of clips made at once."),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="Wan 2.2 video VAE (48 channels). Needed only with a start image."
+                ),
+                io.Image.Input(
+                    "start_image",
+                    optional=True,
+                    tooltip="First frame of the clip, scaled to width x height and cut at the centre. One image for all "
+                    "clips, or one for each.",
+                ),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Picture and sound, for any sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, width, height, length, batch_size, vae=None, start_image=None) -> io.NodeOutput:
+        """Return a nested latent, with a nested mask if there is an image."""
+        geometry.check_size(width, height, length)
+        if start_image is None:
+            return io.NodeOutput(latents.empty(width, height, length, batch_size))
+        if vae is None:
+            raise ValueError("start_image is connected but vae is not: connect the Wan 2.2 video VAE from 'Load VAE'.")
+        return io.NodeOutput(latents.from_image(vae, start_image, width, height, length, batch_size))
+
+
+class OviSeparateLatent(io.ComfyNode):
+    """A latent of picture and sound to its two streams."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviSeparateLatent",
+            display_name="Ovi Separate Latent",
+            category="Ovi",
+            description="Takes picture and sound apart, for nodes that work on one of them. Masks go with their stream.",
+            inputs=[io.Latent.Input("latent", tooltip="Latent of picture and sound, from 'Ovi Latent' or a sampler.")],
+            outputs=[
+                io.Latent.Output("video_latent", display_name="video_latent"),
+                io.Latent.Output("audio_latent", display_name="audio_latent"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent) -> io.NodeOutput:
+        """Return the video latent and the audio latent."""
+        return io.NodeOutput(*latents.separate(latent))
+
+
+class OviConcatLatent(io.ComfyNode):
+    """Two streams to a latent of picture and sound."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviConcatLatent",
+            display_name="Ovi Concat Latent",
+            category="Ovi",
+            description="Puts a video latent and an audio latent of one length together. Masks go along; a stream "
+            "without one is sampled as a whole.",
+            inputs=[
+                io.Latent.Input("video_latent", tooltip="Wan 2.2 video latent, 48 channels."),
+                io.Latent.Input("audio_latent", tooltip="Audio latent of the same length, 20 channels, 31.4 steps a second."),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="latent")],
+        )
+
+    @classmethod
+    def execute(cls, video_latent, audio_latent) -> io.NodeOutput:
+        """Return the nested latent."""
+        return io.NodeOutput(latents.concat(video_latent, audio_latent))

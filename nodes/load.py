@@ -1,0 +1,120 @@
+"""Loading: files to MODEL, CLIP and VAE."""
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..ovi_model.audio_vae import load_audio_vae
+from ..ovi_model.loader import WEIGHT_DTYPES, load_model
+from ..ovi_model.text_encoder import load_text_encoder
+
+SAME_FILE = "in the same file"
+
+
+class OviModelLoader(io.ComfyNode):
+    """One or two Ovi files to MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = folder_paths.get_filename_list("diffusion_models")
+        return io.Schema(
+            node_id="OviModelLoader",
+            display_name="Ovi Model Loader",
+            category="Ovi",
+            description="Loads Ovi from one file, or from a video file and an audio file. 'Load Diffusion Model' loads "
+            "single files just as well.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=files,
+                    tooltip="Ovi file in models/diffusion_models: model_960x960.safetensors, or the video file of two.",
+                ),
+                io.Combo.Input(
+                    "audio_model",
+                    options=[SAME_FILE, *files],
+                    default=SAME_FILE,
+                    tooltip="File of the audio tower, if the release has two files.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="How the weights are kept in memory: as in the file, or in fp8, half the size of bf16.",
+                ),
+            ],
+            outputs=[io.Model.Output("loaded_model", display_name="model", tooltip="For LoRA loaders and samplers.")],
+        )
+
+    @classmethod
+    def execute(cls, model: str, audio_model: str, weight_dtype: str) -> io.NodeOutput:
+        """Return the twin DiT as MODEL."""
+        audio_path = None if audio_model == SAME_FILE else folder_paths.get_full_path_or_raise("diffusion_models", audio_model)
+        path = folder_paths.get_full_path_or_raise("diffusion_models", model)
+        return io.NodeOutput(load_model(path, audio_path, weight_dtype))
+
+
+class OviTextEncoderLoader(io.ComfyNode):
+    """A umT5 file to CLIP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviTextEncoderLoader",
+            display_name="Ovi Text Encoder Loader",
+            category="Ovi",
+            description="Loads umT5, Ovi's text encoder, from ComfyUI's or Wan's own files. "
+            "'Load CLIP' with type 'wan' does the same for ComfyUI's files.",
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder",
+                    options=folder_paths.get_filename_list("text_encoders"),
+                    tooltip="umT5 file in models/text_encoders: umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB), "
+                    "umt5_xxl_fp16.safetensors (11.4 GB) or Wan's models_t5_umt5-xxl-enc-bf16.pth. A file without "
+                    "a tokenizer takes it from another umT5 file in the folder.",
+                ),
+            ],
+            outputs=[io.Clip.Output("clip", tooltip="For 'Ovi Text Encode'.")],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder: str) -> io.NodeOutput:
+        """Return the text encoder as CLIP."""
+        names = folder_paths.get_filename_list("text_encoders")
+        paths = [folder_paths.get_full_path_or_raise("text_encoders", name) for name in names]
+        path = folder_paths.get_full_path_or_raise("text_encoders", text_encoder)
+        return io.NodeOutput(load_text_encoder(path, paths, folder_paths.get_folder_paths("embeddings")))
+
+
+class OviAudioVAELoader(io.ComfyNode):
+    """MMAudio's VAE and vocoder to VAE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = folder_paths.get_filename_list("vae")
+        return io.Schema(
+            node_id="OviAudioVAELoader",
+            display_name="Ovi Audio VAE Loader",
+            category="Ovi",
+            description="Loads Ovi's 16 kHz audio VAE and its vocoder, from the two published files or from one file.",
+            inputs=[
+                io.Combo.Input(
+                    "vae",
+                    options=files,
+                    tooltip="MMAudio's 16 kHz VAE in models/vae: v1-16.pth, or one file that holds VAE and vocoder.",
+                ),
+                io.Combo.Input(
+                    "vocoder",
+                    options=[SAME_FILE, *files],
+                    default=SAME_FILE,
+                    tooltip="BigVGAN, 16 kHz, in models/vae: best_netG.pt. Leave it if the VAE file holds it too.",
+                ),
+            ],
+            outputs=[
+                io.Vae.Output("audio_vae", tooltip="For 'Ovi Decode', 'VAE Decode Audio' and 'VAE Encode Audio'.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, vae: str, vocoder: str) -> io.NodeOutput:
+        """Return the audio VAE."""
+        vocoder_path = None if vocoder == SAME_FILE else folder_paths.get_full_path_or_raise("vae", vocoder)
+        return io.NodeOutput(load_audio_vae(folder_paths.get_full_path_or_raise("vae", vae), vocoder_path))

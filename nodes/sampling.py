@@ -1,0 +1,121 @@
+"""Sampling: guidance for two streams, the reference's schedule and its solver."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..ovi_model import guidance, solver
+
+
+class OviGuidance(io.ComfyNode):
+    """A scale for the sound and a skipped layer for a MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviGuidance",
+            display_name="Ovi Guidance",
+            category="Ovi",
+            description="Guides sound and picture separately: the sampler's cfg is for the picture (the reference uses "
+            "4.0), audio_cfg for the sound. Works with every sampler. Place it after LoRA loaders.",
+            inputs=[
+                io.Model.Input("model", tooltip="An Ovi model."),
+                io.Float.Input(
+                    "audio_cfg",
+                    default=3.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance scale of the sound. 1.0 switches guidance of the sound off.",
+                ),
+                io.Int.Input(
+                    "skip_layer",
+                    default=11,
+                    min=-1,
+                    max=1000,
+                    tooltip="Block left out when the negative prompt is predicted (skip-layer guidance), 1 to 29 for the "
+                    "released models. -1 or 0: off, as in the reference.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Point of the schedule from which the layer is skipped, 0 to 1.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Point of the schedule to which the layer is skipped, 0 to 1.",
+                ),
+            ],
+            outputs=[io.Model.Output("guided_model", display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, audio_cfg: float, skip_layer: int, start_percent: float, end_percent: float) -> io.NodeOutput:
+        """Return a patched copy of the model."""
+        return io.NodeOutput(guidance.guide(model, audio_cfg, skip_layer, start_percent, end_percent))
+
+
+class OviScheduler(io.ComfyNode):
+    """Steps and shift to SIGMAS."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviScheduler",
+            display_name="Ovi Scheduler",
+            category="Ovi",
+            description="The noise levels of the reference's UniPC schedule.",
+            inputs=[
+                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Number of steps; each costs one model call."),
+                io.Float.Input(
+                    "shift",
+                    default=5.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="How much of the schedule is spent at high noise, where layout and timing are decided. "
+                    "1.0 is even.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the schedule that is run, from its end. Below 1.0 the given latent is changed only so far.",
+                ),
+            ],
+            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas")],
+        )
+
+    @classmethod
+    def execute(cls, steps: int, shift: float, denoise: float) -> io.NodeOutput:
+        """Return steps + 1 noise levels."""
+        return io.NodeOutput(solver.shifted_sigmas(steps, shift, denoise))
+
+
+class OviSamplerUniPC(io.ComfyNode):
+    """The reference's solver as SAMPLER."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviSamplerUniPC",
+            display_name="Ovi Sampler UniPC",
+            category="Ovi",
+            description="Flow UniPC of order 2 with a corrector, one model call a step: the reference's solver.",
+            inputs=[],
+            outputs=[io.Sampler.Output("sampler", display_name="sampler")],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Return the sampler."""
+        return io.NodeOutput(comfy.samplers.KSAMPLER(solver.sample_flow_unipc))

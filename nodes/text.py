@@ -1,0 +1,62 @@
+"""Text: a prompt with speech and sound to conditioning for both towers."""
+
+from comfy_api.latest import io
+
+from ..ovi_model.prompt import SOUND_FORMS, check_prompt, encode_prompts
+
+VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
+AUDIO_NEGATIVE = "robotic, muffled, echo, distorted"
+
+
+class OviTextEncode(io.ComfyNode):
+    """A prompt and two negative prompts to CONDITIONING."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviTextEncode",
+            display_name="Ovi Text Encode",
+            category="Ovi",
+            description="Encodes one prompt for picture and sound, and a negative prompt for each. "
+            "Speech goes into <S>...<E>, the sound comes last. Text is read as written: parentheses are no weights.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="umT5, from 'Ovi Text Encoder Loader' or 'Load CLIP' with type 'wan'."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    tooltip="What is seen, with speech as <S>Hello!<E>, then what is heard, as 'Audio: ...' or "
+                    "<AUDCAP>...<ENDAUDCAP>. The model reads the first 512 tokens, about 350 words.",
+                ),
+                io.String.Input(
+                    "video_negative",
+                    multiline=True,
+                    default=VIDEO_NEGATIVE,
+                    tooltip="What the picture should not have. May be empty.",
+                ),
+                io.String.Input(
+                    "audio_negative",
+                    multiline=True,
+                    default=AUDIO_NEGATIVE,
+                    tooltip="What the sound should not have. May be empty.",
+                ),
+                io.Combo.Input(
+                    "sound_tag",
+                    options=list(SOUND_FORMS),
+                    default="Audio:",
+                    tooltip="How the checkpoint was taught to read sound. 'Audio:' for the 960x960 models (1.1), "
+                    "'<AUDCAP>' for the 720x720 model (1.0): the prompt may be in either form, it is rewritten. "
+                    "'as written' leaves it alone.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive", display_name="positive"),
+                io.Conditioning.Output("negative", display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, prompt: str, video_negative: str, audio_negative: str, sound_tag: str) -> io.NodeOutput:
+        """Return positive and negative conditioning."""
+        check_prompt(prompt)
+        prompt = SOUND_FORMS[sound_tag](prompt)
+        return io.NodeOutput(*encode_prompts(clip, prompt, video_negative, audio_negative))

@@ -1,0 +1,1 @@
+"""What Ovi is and does, apart from the nodes that show it."""

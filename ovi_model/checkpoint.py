@@ -1,0 +1,144 @@
+"""Released weights under our names: what a file holds, what it lacks, how two halves become one.
+
+Source of the key names: character-ai/Ovi, FusionModel.state_dict().
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from .config import HEAD_DIM, AudioTowerConfig, VideoTowerConfig
+from .model import OviModel
+
+AUDIO = "audio_model."
+VIDEO = "video_model."
+
+# One tensor that only Ovi's towers have, and one that every audio tower has.
+FUSION_KEY = "blocks.0.cross_attn.k_fusion.weight"
+AUDIO_KEY = "patch_embedding.0.weight"
+
+Weights = dict[str, Tensor]
+
+
+def convert_key(released: str) -> str:
+    """Return our name of a released tensor: the video tower is the root, its modulations are not nested."""
+    return released.removeprefix(VIDEO).replace(".modulation.modulation", ".modulation")
+
+
+def convert_keys(released: Weights) -> Weights:
+    """Rename a released state dict; tensors are shared, not copied.
+
+    Raises ValueError when two released keys would land on one name.
+    """
+    converted: Weights = {}
+    for released_key, tensor in released.items():
+        key = convert_key(released_key)
+        if key in converted:
+            raise ValueError(f"Two tensors of the file would both be named '{key}'; the second is '{released_key}'.")
+        converted[key] = tensor
+    return converted
+
+
+def has_video_tower(weights: Weights, prefix: str = "") -> bool:
+    return any(prefix + part + FUSION_KEY in weights for part in ("", VIDEO)) and not _is_bare_audio(weights, prefix)
+
+
+def has_audio_tower(weights: Weights, prefix: str = "") -> bool:
+    return prefix + AUDIO + AUDIO_KEY in weights or _is_bare_audio(weights, prefix)
+
+
+def _is_bare_audio(weights: Weights, prefix: str) -> bool:
+    return prefix + AUDIO_KEY in weights and prefix + FUSION_KEY in weights
+
+
+def join_towers(video: Weights, audio: Weights) -> Weights:
+    """Join the two files of a split release into the layout of one; audio keys may come bare or under `audio_model.`."""
+    parts = {key if key.startswith(AUDIO) else AUDIO + key: tensor for key, tensor in audio.items()}
+    return {**video, **parts}
+
+
+def read_config(weights: Weights) -> tuple[VideoTowerConfig, AudioTowerConfig]:
+    """Read every size off converted weights.
+
+    Raises ValueError when a tensor that tells a size is missing or has the wrong number of dimensions.
+    """
+    patch = _shape(weights, "patch_embedding.weight", 5)
+    cells = patch[2] * patch[3] * patch[4]
+    video = VideoTowerConfig(
+        in_dim=patch[1],
+        out_dim=_shape(weights, "head.head.weight", 2)[0] // cells,
+        patch_size=tuple(patch[2:]),
+        **_read_tower(weights, ""),
+    )
+    audio_patch = _shape(weights, AUDIO + AUDIO_KEY, 3)
+    audio = AudioTowerConfig(
+        in_dim=audio_patch[1],
+        out_dim=_shape(weights, AUDIO + "head.head.weight", 2)[0],
+        patch_hidden=_shape(weights, AUDIO + "patch_embedding.2.w1.weight", 3)[0],
+        patch_kernel=audio_patch[2],
+        **_read_tower(weights, AUDIO),
+    )
+    return video, audio
+
+
+def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerConfig) -> None:
+    """Compare converted weights with what the model of these sizes needs.
+
+    Raises ValueError naming the first tensor that is missing or has another shape. Quantised layers, whose tensors
+    are packed integers, are checked for presence alone.
+    """
+    if (video.num_layers, video.dim) != (audio.num_layers, audio.dim):
+        raise ValueError(
+            f"The towers do not match: video has {video.num_layers} blocks of width {video.dim}, "
+            f"audio {audio.num_layers} of width {audio.dim}. Both files must come from the same release."
+        )
+    expected = OviModel(video, audio, device="meta", operations=torch.nn).state_dict()
+    missing = [key for key in expected if key not in weights]
+    if missing:
+        raise ValueError(
+            f"The Ovi weights lack {len(missing)} of {len(expected)} tensors, the first is '{missing[0]}'. "
+            "The file is incomplete: download it again."
+        )
+    for key, tensor in expected.items():
+        found = weights[key]
+        if found.is_floating_point() and found.shape != tensor.shape:
+            raise ValueError(
+                f"'{key}' has the shape {list(found.shape)}, expected {list(tensor.shape)}. "
+                "The file is damaged or not of the Ovi family."
+            )
+
+
+def missing_half(video: bool) -> str:
+    """Say what to do with a file that holds only one tower."""
+    held, absent = ("video", "audio") if video else ("audio", "video")
+    return (
+        f"This file holds only the {held} tower of Ovi; its {absent} tower is in a second file. Use the node "
+        "'Ovi Model Loader', with the video file as 'model' and the audio file as 'audio_model'."
+    )
+
+
+def _read_tower(weights: Weights, prefix: str) -> dict:
+    dim, text_dim = _shape(weights, prefix + "text_embedding.0.weight", 2)
+    if dim % HEAD_DIM:
+        raise ValueError(f"'{prefix}text_embedding.0.weight' is {dim} wide; the width of Ovi is a multiple of {HEAD_DIM}.")
+    blocks = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
+    return {
+        "dim": dim,
+        "text_dim": text_dim,
+        "ffn_dim": _shape(weights, prefix + "blocks.0.ffn.0.weight", 2)[0],
+        "freq_dim": _shape(weights, prefix + "time_embedding.0.weight", 2)[1],
+        "num_layers": 1 + max(int(match[1]) for key in weights if (match := blocks.match(key))),
+        "num_heads": dim // HEAD_DIM,
+    }
+
+
+def _shape(weights: Weights, key: str, dimensions: int) -> torch.Size:
+    if key not in weights:
+        raise ValueError(f"The Ovi weights lack '{key}'. The file is incomplete: download it again.")
+    shape = weights[key].shape
+    if len(shape) != dimensions:
+        raise ValueError(f"'{key}' has the shape {list(shape)}, expected {dimensions} dimensions. The file is damaged.")
+    return shape

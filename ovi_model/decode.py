@@ -1,0 +1,111 @@
+"""Latents back to frames and sound of one length."""
+
+import comfy.model_management
+import comfy.sd
+import torch
+from comfy.nested_tensor import NestedTensor
+from torch import Tensor
+
+from .audio_vae import decode_16k, is_audio_vae
+from .config import AUDIO_CHANNELS, FRAME_RATE, SAMPLE_RATE, VIDEO_CHANNELS
+
+TILINGS = ("auto", "on", "off")
+
+# Cells of the video latent. Time is not cut: the Wan 2.2 VAE decodes frame by frame, so its memory hardly grows
+# with the length, and a cut would start its causal layers anew and show as a jump.
+TILE = 32
+OVERLAP = 8
+
+
+def decode(
+    latent: Tensor | NestedTensor, vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE, tiling: str
+) -> tuple[Tensor, dict[str, Tensor | int]]:
+    """Return frames [B * F, H, W, 3] and sound {"waveform": [B, 1, samples], "sample_rate": 16000} of equal length.
+
+    tiling: "on", "off", or "auto" (tiles if the whole picture cannot fit on the device).
+    Raises ValueError if the latent is not Ovi's pair of video and audio, or a VAE does not fit its half.
+    """
+    if tiling not in TILINGS:  # older ComfyUI does not check the choice itself
+        raise ValueError(f"'tiling' of Ovi Decode is '{tiling}'; choose one of {', '.join(TILINGS)}.")
+    video, audio = split_latent(latent)
+    _check_vaes(vae, audio_vae)
+    frames = _decode_video(vae, video, tiling)
+    waveform = decode_16k(audio_vae, audio)
+    samples = round(frames.shape[1] / FRAME_RATE * SAMPLE_RATE)
+    return frames.flatten(0, 1), {"waveform": fit_length(waveform, samples), "sample_rate": SAMPLE_RATE}
+
+
+def split_latent(latent: Tensor | NestedTensor) -> tuple[Tensor, Tensor]:
+    """Return the video [B, 48, F, H/16, W/16] and audio [B, 20, L] of an audio-video latent.
+
+    Raises ValueError saying what the latent is instead.
+    """
+    if not isinstance(latent, NestedTensor):
+        raise ValueError(f"'samples' of Ovi Decode is {_describe(latent)}")
+    parts = latent.unbind()
+    shapes = [list(part.shape) for part in parts]
+    if [len(shape) for shape in shapes] != [5, 3] or [shape[1] for shape in shapes] != [VIDEO_CHANNELS, AUDIO_CHANNELS]:
+        raise ValueError(
+            f"'samples' of Ovi Decode holds parts of shape {shapes}; Ovi's are [B, {VIDEO_CHANNELS}, F, H/16, W/16] "
+            f"and [B, {AUDIO_CHANNELS}, L]. Connect the latent of a sampler that ran an Ovi model."
+        )
+    video, audio = parts
+    if 0 in video.shape or 0 in audio.shape:
+        empty = "video" if 0 in video.shape else "audio"
+        raise ValueError(f"the {empty} of 'samples' is empty: {shapes[0]} and {shapes[1]}. Make the clip longer.")
+    if len(video) != len(audio):
+        raise ValueError(f"'samples' has {len(video)} video clips but {len(audio)} sounds; they must be as many.")
+    return video, audio
+
+
+def _describe(latent: Tensor) -> str:
+    shape = list(latent.shape)
+    if latent.ndim == 3 and shape[1] == 1:
+        return (
+            f"a packed latent {shape}, as the second output (denoised_output) of SamplerCustomAdvanced gives in older "
+            "ComfyUI. Connect the first output instead."
+        )
+    if latent.ndim == 5:
+        return (
+            f"a video latent {shape} without sound. Connect the latent of the sampler, or decode it with 'VAE Decode'; "
+            "'Ovi Concat Latent' joins video and audio."
+        )
+    if latent.ndim == 3:
+        return (
+            f"an audio latent {shape} without video. Connect the latent of the sampler, or decode it with "
+            "'VAE Decode Audio'; 'Ovi Concat Latent' joins video and audio."
+        )
+    return f"an image latent {shape}. Connect the latent of a sampler that ran an Ovi model."
+
+
+def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:
+    if is_audio_vae(vae) and not is_audio_vae(audio_vae):
+        raise ValueError("'vae' and 'audio_vae' of Ovi Decode are in each other's place: swap the two connections.")
+    if not is_audio_vae(audio_vae):
+        raise ValueError("'audio_vae' of Ovi Decode is no audio VAE of Ovi. Connect the one of 'Ovi Audio VAE Loader'.")
+    if is_audio_vae(vae):
+        raise ValueError("'vae' of Ovi Decode is an audio VAE. Connect 'Load VAE' with wan2.2_vae.safetensors.")
+    if vae.latent_channels != VIDEO_CHANNELS or vae.latent_dim != 3:
+        raise ValueError(
+            f"'vae' of Ovi Decode works on {vae.latent_channels} latent channels, Ovi's video has {VIDEO_CHANNELS}. "
+            "Connect 'Load VAE' with wan2.2_vae.safetensors (wan_2.1_vae has 16)."
+        )
+
+
+def _decode_video(vae: comfy.sd.VAE, video: Tensor, tiling: str) -> Tensor:
+    """Return frames [B, F, H, W, 3]."""
+    if tiling == "on" or (tiling == "auto" and not _fits(vae, video)):
+        return vae.decode_tiled(video, tile_x=TILE, tile_y=TILE, overlap=OVERLAP)
+    return vae.decode(video)  # ComfyUI itself falls back to tiles when memory runs out
+
+
+def _fits(vae: comfy.sd.VAE, video: Tensor) -> bool:
+    """Whether one whole clip and the VAE fit on the device once everything else has left it."""
+    needed = vae.memory_used_decode(video[:1].shape, vae.vae_dtype) + vae.model_size()
+    return needed < comfy.model_management.get_total_memory(vae.device)
+
+
+def fit_length(waveform: Tensor, samples: int) -> Tensor:
+    """Cut or fill up with silence a sound [B, C, N] to a number of samples."""
+    missing = samples - waveform.shape[-1]
+    return torch.nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :samples]

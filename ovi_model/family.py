@@ -1,0 +1,221 @@
+"""What ComfyUI needs to know of Ovi: how to recognise it, build it, condition it, mask it, and how much memory it takes."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.lora
+import comfy.model_base
+import comfy.model_detection
+import comfy.supported_models
+import comfy.utils
+from comfy.nested_tensor import NestedTensor
+
+from . import checkpoint, compat
+from .config import AUDIO_STEPS_PER_INTERVAL, VIDEO_CHANNELS
+from .model import OviModel
+
+IMAGE_MODEL = "ovi"
+
+# Names that LoRA trainers put before the native ones.
+LORA_PREFIXES = ("", "transformer.", "base_model.model.", "video_model.", "diffusion_model.video_model.")
+
+
+class OviLatent(comfy.latent_formats.Wan22):
+    """The video latent of Wan 2.2; sound is left as it is. Previews show the picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.latent_rgb_factors_reshape = _video_of
+        if not compat.NESTED_CALLBACKS:
+            self.taesd_decoder_name = None  # the previewer of those cores cannot take a nested latent
+
+
+class OviBase(comfy.model_base.BaseModel):
+    """Ovi as the sampler sees it: one latent [B, 1, N] that packs a video [B, 48, F, H, W] and an audio [B, 20, L]."""
+
+    def __init__(self, model_config, device=None):
+        super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=OviModel)
+        self.latent_shapes = None  # set by the sampler
+        self.clean_frames = None  # set for each run by extra_conds, [B, 1, F, 1, 1]
+
+    def process_latent_in(self, latent):
+        return self._on_video(self.latent_format.process_in, latent)
+
+    def process_latent_out(self, latent):
+        return self._on_video(self.latent_format.process_out, latent)
+
+    def extra_conds(self, **kwargs) -> dict:
+        """Prompts of both towers, padded alike so that positive and negative form a batch; shapes; clean frames."""
+        out = super().extra_conds(**kwargs)
+        text = kwargs.get("cross_attn")
+        if text is not None:
+            out["c_crossattn"] = comfy.conds.CONDRegular(self._pad_text(text))
+            out["audio_context"] = comfy.conds.CONDRegular(self._pad_text(kwargs.get("audio_context", text)))
+        shapes = kwargs.get("latent_shapes")
+        if shapes is not None and len(shapes) > 1:
+            out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
+        self.clean_frames = clean_frames(kwargs.get("denoise_mask"), shapes)
+        if self.clean_frames is not None:
+            out["clean_frames"] = comfy.conds.CONDRegular(self.clean_frames)
+        return out
+
+    def process_timestep(self, timestep: Tensor, x: Tensor, clean_frames: Tensor | None = None, **kwargs):
+        """Whole timesteps, as the reference gives the model; 0 for frames that are clean, the same for all else."""
+        timestep = timestep.floor()
+        if clean_frames is None:
+            return timestep
+        by_frame = timestep.unsqueeze(1) * (1 - clean_frames[:, 0, :, 0, 0].to(timestep.dtype))
+        return [by_frame, timestep] if x.ndim == 3 else by_frame
+
+    def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs) -> Tensor:
+        """Return what is held, for this noise level: clean frames as they are, all else with its noise put back."""
+        held = super().scale_latent_inpaint(sigma=sigma, noise=noise, latent_image=latent_image)
+        if self.clean_frames is None:
+            return held
+        shapes = self.latent_shapes
+        held, latents = self._unpack(held, shapes), self._unpack(latent_image, shapes)
+        held[0] = torch.where(self.clean_frames.to(held[0].device) > 0, latents[0], held[0])
+        return comfy.utils.pack_latents(held)[0] if len(held) > 1 else held[0]
+
+    def memory_required(self, input_shape, cond_shapes={}) -> float:
+        """Core's estimate, from the cells of the video: a pack counts its channels too, 48 times as many."""
+        if len(input_shape) == 3:
+            input_shape = [input_shape[0], VIDEO_CHANNELS, math.ceil(input_shape[2] / VIDEO_CHANNELS)]
+        return super().memory_required(input_shape, cond_shapes)
+
+    def map_context_window_to_modalities(self, primary_indices: list[int], latent_shapes, dim: int) -> list[list[int]]:
+        """Give each video window the steps of sound that last from its cells to the next ones."""
+        if len(latent_shapes) < 2:
+            return [primary_indices]
+        total = latent_shapes[1][dim]
+        edges = [min(total - 1, round(i * AUDIO_STEPS_PER_INTERVAL)) for i in range(latent_shapes[0][dim])] + [total]
+        return [primary_indices, [step for i in primary_indices for step in range(edges[i], edges[i + 1])]]
+
+    def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=[]):
+        if cond_key == "clean_frames":
+            return cond_value._copy_with(window.get_tensor(cond_value.cond, device, dim=2))
+        return None
+
+    def _pad_text(self, text: Tensor) -> Tensor:
+        """[B, T, text_dim] -> [B, text length, text_dim], zeros after the text."""
+        config = self.diffusion_model.config
+        if text.shape[2] != config.text_dim:
+            raise ValueError(
+                f"The prompt was encoded {text.shape[2]} wide, but this Ovi model reads {config.text_dim}: use umT5, with "
+                "'Ovi Text Encoder Loader', or 'Load CLIP' with type 'wan'."
+            )
+        text = text[:, : config.text_length]
+        return torch.nn.functional.pad(text, (0, 0, 0, config.text_length - text.shape[1]))
+
+    def _on_video(self, process, latent):
+        """Apply a function of the video latent to a nested latent, a pack, or a video; sound alone stays as it is."""
+        if getattr(latent, "is_nested", False):
+            video, *rest = latent.unbind()
+            return NestedTensor([process(video), *rest])
+        if latent.ndim == 5:
+            return process(latent)
+        shapes = self.latent_shapes
+        if shapes is None or len(shapes) < 2:
+            return latent
+        video, *rest = comfy.utils.unpack_latents(latent, shapes)
+        return comfy.utils.pack_latents([process(video), *rest])[0]
+
+    @staticmethod
+    def _unpack(latent: Tensor, shapes) -> list[Tensor]:
+        return list(comfy.utils.unpack_latents(latent, shapes)) if latent.ndim == 3 else [latent]
+
+
+class OviConfig(comfy.supported_models.WAN22_T2V):
+    """Core's entry for the family: sampling, dtypes and text encoder are Wan's."""
+
+    unet_config = {"image_model": IMAGE_MODEL}
+    sampling_settings = {"shift": 5.0}
+    latent_format = OviLatent
+
+    def __init__(self, unet_config):
+        super().__init__(unet_config)
+        # The towers take turns, so the larger one alone tells the peak: Wan's measure, by width.
+        self.memory_usage_factor = unet_config["video"].dim / 2222
+
+    def get_model(self, state_dict, prefix="", device=None) -> OviBase:
+        # 0.3.75 keeps the precision of each layer under the file's names.
+        by_layer = vars(self).get("layer_quant_config")
+        if by_layer:
+            self.layer_quant_config = {checkpoint.convert_key(layer): value for layer, value in by_layer.items()}
+        return OviBase(self, device=device)
+
+    def process_unet_state_dict(self, state_dict: checkpoint.Weights) -> checkpoint.Weights:
+        weights = checkpoint.convert_keys(state_dict)
+        checkpoint.check_weights(weights, self.unet_config["video"], self.unet_config["audio"])
+        return weights
+
+
+def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:
+    """Say which frames the model gets clean, at time 0: the first, where all of it is held; [B, 1, F, 1, 1] or None.
+
+    Only the first, for only that is what image-to-video was trained on. Every other held part is noised to the
+    level of the run: a model with one clock for both towers loses their sync when one of them is given clean.
+    denoise_mask: the sampler's, in the shape of the latent or of the pack; 0 is held.
+    """
+    if denoise_mask is None:
+        return None
+    if denoise_mask.ndim == 3:
+        if shapes is None or len(shapes) < 2:
+            return None
+        denoise_mask = comfy.utils.unpack_latents(denoise_mask, shapes)[0]
+    frames = denoise_mask.new_zeros(denoise_mask.shape[0], 1, denoise_mask.shape[2], 1, 1)
+    frames[:, 0, 0, 0, 0] = (denoise_mask[:, :, 0].flatten(1).amax(dim=1) == 0).to(frames.dtype)
+    return frames
+
+
+def register() -> None:
+    """Make stock loaders, LoRA loaders and samplers know Ovi; does nothing if core, or another copy of this, does."""
+    known = comfy.supported_models.models
+    if any(entry.unet_config.get("image_model") == IMAGE_MODEL for entry in known):
+        return
+    known.append(OviConfig)
+    comfy.model_detection.detect_unet_config = _detecting_ovi(comfy.model_detection.detect_unet_config)
+    comfy.lora.model_lora_keys_unet = _naming_ovi(comfy.lora.model_lora_keys_unet)
+    compat.install(lambda model: isinstance(model, OviBase))
+
+
+def _detecting_ovi(original):
+    @functools.wraps(original)
+    def detect_unet_config(state_dict, key_prefix, *args, **kwargs):
+        video = checkpoint.has_video_tower(state_dict, key_prefix)
+        audio = checkpoint.has_audio_tower(state_dict, key_prefix)
+        if not (video or audio):
+            return original(state_dict, key_prefix, *args, **kwargs)
+        if not (video and audio):
+            raise ValueError(checkpoint.missing_half(video))
+        own = {key.removeprefix(key_prefix): tensor for key, tensor in state_dict.items() if key.startswith(key_prefix)}
+        video_config, audio_config = checkpoint.read_config(checkpoint.convert_keys(own))
+        return {"image_model": IMAGE_MODEL, "video": video_config, "audio": audio_config}
+
+    return detect_unet_config
+
+
+def _naming_ovi(original):
+    @functools.wraps(original)
+    def model_lora_keys_unet(model, key_map=None):
+        key_map = original(model, {} if key_map is None else key_map)
+        if isinstance(model, OviBase):
+            for key in model.diffusion_model.state_dict():
+                name = key.removesuffix(".weight")
+                for prefix in LORA_PREFIXES:
+                    key_map.setdefault(prefix + name, f"diffusion_model.{key}")
+        return key_map
+
+    return model_lora_keys_unet
+
+
+def _video_of(latent):
+    """The picture in what a previewer is given."""
+    return latent.unbind()[0] if getattr(latent, "is_nested", False) else latent

@@ -1,0 +1,81 @@
+"""One or two files to a MODEL, through core's own entry for state dicts."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import comfy.sd
+import torch
+
+from . import checkpoint
+from .weight_file import read_weights
+
+# Core's own choices in Load Diffusion Model.
+WEIGHT_DTYPES = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+
+
+def load_model(model_path: str, audio_path: str | None, weight_dtype: str, disable_dynamic: bool = False):
+    """Return a ModelPatcher of the twin DiT in one file, or of a video tower and its audio tower in two.
+
+    disable_dynamic: as in core's own loaders, which call this again to get a plain copy.
+    Raises ValueError naming the file that is not what it should be.
+    """
+    weights, metadata = read_weights(Path(model_path))
+    name = Path(model_path).name
+    prefix = _prefix(weights)
+    video, audio = checkpoint.has_video_tower(weights, prefix), checkpoint.has_audio_tower(weights, prefix)
+    if not video:
+        raise ValueError(_not_ovi(name, audio))
+    if audio_path is None and not audio:
+        raise ValueError(
+            f"{name} holds only the video tower of Ovi. Choose the file of its audio tower as 'audio_model'."
+        )
+    if audio_path is not None:
+        if audio:
+            raise ValueError(f"{name} holds both towers of Ovi: set 'audio_model' to 'in the same file'.")
+        weights = checkpoint.join_towers(weights, _read_audio_tower(Path(audio_path)))
+    try:
+        patcher = _build(weights, dict(WEIGHT_DTYPES[weight_dtype]), metadata, disable_dynamic)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    patcher.cached_patcher_init = (load_model, (model_path, audio_path, weight_dtype))
+    return patcher
+
+
+def _build(weights: checkpoint.Weights, model_options: dict, metadata, disable_dynamic: bool):
+    core = comfy.sd.load_diffusion_model_state_dict
+    if "disable_dynamic" in inspect.signature(core).parameters:
+        return core(weights, model_options=model_options, metadata=metadata, disable_dynamic=disable_dynamic)
+    return core(weights, model_options=model_options, metadata=metadata)
+
+
+def _read_audio_tower(path: Path) -> checkpoint.Weights:
+    weights, _ = read_weights(path)
+    if not checkpoint.has_audio_tower(weights):
+        raise ValueError(
+            f"audio_model {path.name} holds no audio tower of Ovi: it has no '{checkpoint.AUDIO}{checkpoint.AUDIO_KEY}'. "
+            "Choose the audio file that came with the video file."
+        )
+    if checkpoint.has_video_tower(weights):
+        raise ValueError(f"audio_model {path.name} holds both towers of Ovi: choose it as 'model', alone.")
+    return weights
+
+
+def _prefix(weights: checkpoint.Weights) -> str:
+    """Files saved by ComfyUI carry its own prefix."""
+    return "model.diffusion_model." if any(key.startswith("model.diffusion_model.") for key in weights) else ""
+
+
+def _not_ovi(name: str, audio: bool) -> str:
+    if audio:
+        return f"{name} holds only the audio tower of Ovi: choose it as 'audio_model' and the video file as 'model'."
+    return (
+        f"{name} is not an Ovi model: it has no '{checkpoint.FUSION_KEY}'. An Ovi file holds a video and an audio tower, "
+        "for example model_960x960.safetensors. For a plain Wan 2.2 file use the node 'Load Diffusion Model'."
+    )

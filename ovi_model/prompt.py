@@ -1,0 +1,82 @@
+"""Speech and sound tags of a prompt: checked where they stand, and put in the form a checkpoint was trained on.
+
+Speech is `<S>...<E>`. Sound is `<AUDCAP>...<ENDAUDCAP>` for the 720x720 checkpoint, `Audio: ...` for the others.
+Source: character-ai/Ovi, ovi/utils/utils.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from .config import TEXT_LENGTH
+
+PAIRS = (("<S>", "<E>"), ("<AUDCAP>", "<ENDAUDCAP>"))
+CLOSING_MISTAKES = {"</S>": "<E>", "</E>": "<E>", "</AUDCAP>": "<ENDAUDCAP>", "</ENDAUDCAP>": "<ENDAUDCAP>"}
+
+_TAGGED_SOUND = re.compile(r"<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
+_NAMED_SOUND = re.compile(r"Audio:\s*(.*)", re.DOTALL)
+
+
+def sound_as_audio(prompt: str) -> str:
+    """Write the sound as `Audio: ...`, as the 960x960 checkpoints read it."""
+    return _TAGGED_SOUND.sub(lambda match: f"Audio: {match[1]}", prompt)
+
+
+def sound_as_tags(prompt: str) -> str:
+    """Write the sound as `<AUDCAP>...<ENDAUDCAP>`, as the 720x720 checkpoint reads it: all that follows `Audio:`."""
+    return _NAMED_SOUND.sub(lambda match: f"<AUDCAP>{match[1]}<ENDAUDCAP>", prompt)
+
+
+SOUND_FORMS = {"Audio:": sound_as_audio, "<AUDCAP>": sound_as_tags, "as written": str}
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise ValueError naming the first speech or sound tag that is not closed, not opened or misspelt, and its place."""
+    if not prompt.strip():
+        raise ValueError("The prompt is empty. Describe the picture, put speech in <S>...<E> and end with the sound.")
+    for wrong, right in CLOSING_MISTAKES.items():
+        if wrong in prompt:
+            raise ValueError(f"'{wrong}' {_place(prompt, prompt.index(wrong))} is not a tag of Ovi: write '{right}'.")
+    for opening, closing in PAIRS:
+        _check_pair(prompt, opening, closing)
+
+
+def _check_pair(prompt: str, opening: str, closing: str) -> None:
+    opened = None
+    for match in re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", prompt):
+        place = _place(prompt, match.start())
+        if match[0] == opening and opened is not None:
+            raise ValueError(f"'{opening}' {place} opens before the last '{opening}' is closed: add '{closing}'.")
+        if match[0] == closing and opened is None:
+            raise ValueError(f"'{closing}' {place} closes nothing: add '{opening}' before it, or remove it.")
+        opened = match.start() if match[0] == opening else None
+    if opened is not None:
+        raise ValueError(f"'{opening}' {_place(prompt, opened)} is not closed: add '{closing}' where it ends.")
+
+
+def _place(prompt: str, index: int) -> str:
+    """Say where a tag stands, for people: line, column and the words after it."""
+    line = prompt.count("\n", 0, index) + 1
+    column = index - (prompt.rfind("\n", 0, index) + 1) + 1
+    return f"at line {line}, column {column} (\u2026{prompt[index : index + 24].splitlines()[0]}\u2026)"
+
+
+def encode_prompts(clip, prompt: str, video_negative: str, audio_negative: str) -> tuple[list, list]:
+    """Return positive and negative CONDITIONING, each text [1, 512 or more, width].
+
+    One text serves both towers, but for the negative, whose text for the audio tower is the option `audio_context`.
+    """
+    positive, negative, sound = (_encode(clip, text) for text in (prompt, video_negative, audio_negative))
+    return positive, [[text, {**options, "audio_context": sound[0][0]}] for text, options in negative]
+
+
+def _encode(clip, text: str) -> list:
+    """Encode a text literally: speech must reach the model as written, so parentheses are no weights."""
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, disable_weights=True))
+    length = conditioning[0][0].shape[1]
+    if length > TEXT_LENGTH:
+        logging.warning(
+            "Ovi reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026", TEXT_LENGTH, length, text[:40]
+        )
+    return conditioning

@@ -1,0 +1,47 @@
+"""Every workflow opens in ComfyUI's real page as its author saved it, and its API-format twin is up to date."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="the Python package playwright is not installed")
+from comfy_page import find_chromium, open_page
+from comfy_server import REPOSITORY, running_server
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not find_chromium(), reason="no Chromium found: install one or set CHROMIUM to its path"),
+]
+WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def page(small_files, tmp_path_factory):
+    """ComfyUI's page, served with the small checkpoints."""
+    base = tmp_path_factory.mktemp("browser")
+    shutil.copytree(small_files, base / "models", dirs_exist_ok=True)
+    with (
+        running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base) as server,
+        open_page(server.url, find_chromium()) as page,
+    ):
+        yield page
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_opens_and_equals_its_twin(page, path, tmp_path):
+    page.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
+    page.screenshot(tmp_path / f"{path.stem}.png")
+
+    assert page.problems == []
+    assert page.missing_nodes() == []
+    assert page.empty_widgets() == []
+    twin = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
+    assert without_titles(page.api_form()) == without_titles(twin), "run tools/export_workflows.sh"
+
+
+def without_titles(prompt: dict) -> dict:
+    """Return the workflow as the server reads it; titles of stock nodes change with ComfyUI's version."""
+    return {node_id: {**node, "_meta": None} for node_id, node in prompt.items()}

@@ -1,0 +1,59 @@
+"""Boots ComfyUI with this repository as its extension before any test module is imported, and hands it to the tests."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from comfy_runtime import ComfyRuntime
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUNTIME = pytest.StashKey[ComfyRuntime]()
+BASE = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start ComfyUI from COMFYUI_PATH, on the CPU unless OVI_TEST_GPU is set."""
+    comfyui = os.environ.get("COMFYUI_PATH", "")
+    if not (Path(comfyui) / "main.py").is_file():
+        found = f"COMFYUI_PATH={comfyui!r} holds no ComfyUI" if comfyui else "COMFYUI_PATH is not set"
+        pytest.exit(f"{found}: run the tests with 'bash tools/test.sh', which finds or builds one", returncode=4)
+    config.stash[BASE] = Path(tempfile.mkdtemp(prefix="ovi-tests-")).resolve()
+    try:
+        cpu = not os.environ.get("OVI_TEST_GPU")
+        config.stash[RUNTIME] = ComfyRuntime(Path(comfyui).resolve(), config.stash[BASE], REPOSITORY, cpu)
+    except ImportError as error:
+        pytest.exit(str(error), returncode=4)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder that held the models, inputs and outputs of this test run."""
+    shutil.rmtree(config.stash.get(BASE, ""), ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a graphics card or the released weights unless the environment offers them."""
+    needs = {"gpu": "OVI_TEST_GPU", "weights": "OVI_WEIGHTS"}
+    for item in items:
+        for marker, variable in needs.items():
+            if item.get_closest_marker(marker) and not os.environ.get(variable):
+                item.add_marker(pytest.mark.skip(reason=f"{variable} is not set"))
+
+
+@pytest.fixture(scope="session")
+def runtime(request: pytest.FixtureRequest) -> ComfyRuntime:
+    """The ComfyUI of this process."""
+    return request.config.stash[RUNTIME]
+
+
+@pytest.fixture(scope="session")
+def small_files(runtime: ComfyRuntime) -> Path:
+    """The models folder of the runtime, filled with a freshly made small set of checkpoints."""
+    script = REPOSITORY / "tools" / "make_small_checkpoints.py"
+    made = subprocess.run([sys.executable, str(script), str(runtime.models)], capture_output=True, text=True)
+    if made.returncode:
+        pytest.fail(f"{script.name} failed:\n{made.stdout}{made.stderr}", pytrace=False)
+    return runtime.models

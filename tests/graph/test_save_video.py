@@ -1,0 +1,198 @@
+"""OviSaveVideo in ComfyUI's own executor: files, previews, tags, batches, chains and interrupts."""
+
+import json
+import re
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+pytestmark = pytest.mark.graph
+
+
+class BatchOfSounds:
+    """Stands in for OviDecode, which is tested elsewhere: two clips of three frames, each with its own sound."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})  # noqa: ARG005
+    RETURN_TYPES = ("IMAGE", "AUDIO")
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    def make(self):
+        images = torch.cat([torch.zeros(3, 32, 64, 3), torch.ones(3, 32, 64, 3)])
+        waveform = torch.tensor([0.25, 0.5]).view(2, 1, 1).expand(2, 1, 2000)
+        return images, {"waveform": waveform, "sample_rate": 16000}
+
+
+@pytest.fixture
+def folder(runtime, request) -> Path:
+    """A folder of this test's own in ComfyUI's output folder, not made yet."""
+    return runtime.output / "video" / re.sub(r"\W+", "_", request.node.name)
+
+
+def workflow(folder, frames=6, seconds=0.25, width=64, silent=False, **inputs):
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": width, "height": 32, "batch_size": frames, "color": 255}},
+        "2": {"class_type": "EmptyAudio", "inputs": {"duration": seconds, "sample_rate": 16000, "channels": 1}},
+        "3": {
+            "class_type": "OviSaveVideo",
+            "inputs": {"images": ["1", 0], "fps": 24.0, "filename_prefix": f"video/{folder.name}/Ovi", "format": "mp4"}
+            | {"quality": 80}
+            | ({} if silent else {"audio": ["2", 0]})
+            | inputs,
+        },
+    }
+    return prompt
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def streams(path):
+    with av.open(str(path)) as file:
+        return [stream.codec_context.name for stream in file.streams], len(list(file.decode(video=0)))
+
+
+@pytest.mark.parametrize(
+    ("format_name", "codecs", "kind", "preview"),
+    [
+        ("mp4", ["h264", "aac"], "output", "Ovi_00001_.mp4"),
+        ("webm", ["vp9", "opus"], "output", "Ovi_00001_.webm"),
+        ("mov", ["prores", "pcm_s24le"], "temp", "Ovi_00001_.webm"),
+    ],
+)
+def test_every_format_is_saved_shown_and_handed_on(runtime, folder, format_name, codecs, kind, preview):
+    result = runtime.run(workflow(folder, format=format_name))
+    assert result.ok, result.error
+    assert names(folder) == [f"Ovi_00001_.{format_name}"]
+    saved, frames = streams(folder / f"Ovi_00001_.{format_name}")
+    assert [{"libdav1d": "av1", "libvpx-vp9": "vp9", "libopus": "opus"}.get(name, name) for name in saved] == codecs
+    assert frames == 6
+
+    assert result.outputs["3"]["animated"][0] is True
+    (shown,) = result.outputs["3"]["images"]
+    assert shown == {"filename": preview, "subfolder": str(Path("video", folder.name)), "type": kind}
+    root = Path(runtime.folder_paths.get_directory_by_type(kind))
+    assert streams(root / shown["subfolder"] / shown["filename"])[1] == 6
+
+    components = result.value("3").get_components()
+    assert components.images.shape == (6, 32, 64, 3)
+    assert components.frame_rate == 24
+    assert components.audio["waveform"].shape[:2] == (1, 1)
+    assert result.named("progress")[-1]["value"] == result.named("progress")[-1]["max"]
+
+
+def test_numbers_go_on_over_all_formats_and_nothing_is_replaced(runtime, folder):
+    for format_name in ("mp4", "webm", "mov", "mp4"):
+        result = runtime.run(workflow(folder, format=format_name))
+        assert result.ok, result.error
+    assert names(folder) == ["Ovi_00001_.mp4", "Ovi_00002_.webm", "Ovi_00003_.mov", "Ovi_00004_.mp4"]
+
+
+def test_silent_frames_are_enough(runtime, folder):
+    result = runtime.run(workflow(folder, silent=True))
+    assert result.ok, result.error
+    assert streams(folder / "Ovi_00001_.mp4") == (["h264"], 6)
+
+
+def test_a_batch_becomes_one_file_a_clip(runtime, folder, monkeypatch):
+    monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, "BatchOfSounds", BatchOfSounds)
+    prompt = workflow(folder, images=["4", 0], audio=["4", 1], format="mov")
+    prompt["4"] = {"class_type": "BatchOfSounds", "inputs": {}}
+    result = runtime.run(prompt)
+    assert result.ok, result.error
+    assert names(folder) == ["Ovi_00001_.mov", "Ovi_00002_.mov"]
+    assert len(result.outputs["3"]["images"]) == 2
+    for number, loudness, brightness in ((1, 0.25, 0), (2, 0.5, 255)):
+        with av.open(str(folder / f"Ovi_0000{number}_.mov")) as file:
+            pictures = [picture.to_ndarray(format="rgb24").mean() for picture in file.decode(video=0)]
+            assert pictures == pytest.approx([brightness] * 3, abs=3)
+            file.seek(0)
+            assert next(file.decode(audio=0)).to_ndarray().mean() / 2**31 == pytest.approx(loudness, abs=1e-6)
+    assert result.value("3").get_components().images.max() == 0
+
+
+@pytest.mark.parametrize("format_name", ["mp4", "webm", "mov"])
+def test_stock_nodes_take_the_video(runtime, folder, format_name):
+    prompt = workflow(folder, format=format_name)
+    stock = {"video": ["3", 0], "filename_prefix": f"video/{folder.name}/stock", "format": "auto", "codec": "auto"}
+    prompt["4"] = {"class_type": "SaveVideo", "inputs": stock}
+    prompt["5"] = {"class_type": "GetVideoComponents", "inputs": {"video": ["3", 0]}}
+    prompt["6"] = {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}}
+    prompt["7"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["5", 1]}}
+    result = runtime.run(prompt)
+    assert result.ok, result.error
+    (copy,) = folder.glob("stock_*")
+    assert streams(copy)[1] == 6
+    assert len(result.outputs["6"]["images"]) == 6
+    assert result.value("5", 1)["waveform"].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("format_name", ["mp4", "webm", "mov"])
+def test_the_workflow_travels_in_the_file(runtime, folder, format_name):
+    prompt = workflow(folder, format=format_name)
+    drawn = {"nodes": [{"id": 1}], "note": "ü"}
+    result = runtime.run(prompt, extra_data={"extra_pnginfo": {"workflow": drawn}})
+    assert result.ok, result.error
+    with av.open(str(folder / f"Ovi_00001_.{format_name}")) as file:
+        tags = {name.lower(): text for name, text in file.metadata.items()}
+    assert json.loads(tags["workflow"]) == drawn
+    assert json.loads(tags["prompt"])["3"]["class_type"] == "OviSaveVideo"
+
+
+def test_disable_metadata_is_honoured(runtime, folder, monkeypatch):
+    monkeypatch.setattr(runtime.args, "disable_metadata", True)
+    result = runtime.run(workflow(folder), extra_data={"extra_pnginfo": {"workflow": {"nodes": []}}})
+    assert result.ok, result.error
+    with av.open(str(folder / "Ovi_00001_.mp4")) as file:
+        assert not {"workflow", "prompt"} & set(file.metadata)
+
+
+@pytest.mark.parametrize("format_name", ["mp4", "mov"])
+def test_an_interrupt_stops_within_a_frame_and_the_next_run_works(runtime, folder, format_name):
+    def stop_at_the_first_frame(event, data):
+        if event == "progress" and data["node"] == "3":
+            runtime.interrupt()
+
+    prompt = workflow(folder, frames=20, format=format_name)
+    result = runtime.run(prompt, on_event=stop_at_the_first_frame)
+    assert result.interrupted
+    assert [data["value"] for data in result.named("progress")] == [1]
+    assert names(folder) == []
+
+    result = runtime.run(prompt)
+    assert result.ok, result.error
+    assert names(folder) == [f"Ovi_00001_.{format_name}"]
+
+
+def test_names_are_filled_in_and_stay_inside_the_output_folder(runtime, folder):
+    result = runtime.run(workflow(folder, filename_prefix=f"video/{folder.name}/%width%x%height%"))
+    assert result.ok, result.error
+    assert names(folder) == ["64x32_00001_.mp4"]
+
+    result = runtime.run(workflow(folder, filename_prefix="../../outside"))
+    assert "outside the output folder is not allowed" in result.error
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"width": 63}, "images has a width of 63 pixels, and mp4 holds even sizes only"),
+        ({"quality": 101}, "quality"),
+        ({"fps": 0.0}, "fps"),
+        ({"format": "avi"}, "format"),
+    ],
+)
+def test_bad_input_is_answered_by_name(runtime, folder, inputs, message):
+    result = runtime.run(workflow(folder, **inputs))
+    assert not result.ok
+    assert message in result.error
+    assert not folder.exists() or names(folder) == []
+
+
+def test_every_input_has_a_tooltip(runtime):
+    schema = runtime.nodes.NODE_CLASS_MAPPINGS["OviSaveVideo"].define_schema()
+    assert schema.description
+    assert all(field.tooltip for field in [*schema.inputs, *schema.outputs])

@@ -1,0 +1,77 @@
+"""The full-size audio VAE and vocoder, weights drawn from their names, against the reference."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import comfy.sd
+import pytest
+import torch
+from comfyui_ovi.ovi_model import audio_vae
+from safetensors.torch import load_file
+
+GOLDENS = Path(__file__).with_name("goldens")
+TOLERANCE = 1e-5
+
+
+def draw(name, shape):
+    """The recorded scheme: normal numbers seeded by the name, scaled by the kind of weight."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % 2**63
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    match name.rpartition(".")[2]:
+        case "bias" | "learnable_gain" | "alpha" | "beta":
+            return 0.1 * numbers
+        case "weight_g":
+            return 0.65 * (1 + 0.1 * numbers)
+    return numbers / (numbers.numel() / shape[0]) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    """The two published files at full size, loaded; buffers are left to the classes, as recorded."""
+    folder = tmp_path_factory.mktemp("audio")
+    paths = folder / "v1-16.pth", folder / "best_netG.pt"
+    for path, keys in zip(paths, ("mmaudio_vae_16k_keys", "bigvgan_16k_keys_legacy"), strict=True):
+        shapes = json.loads((GOLDENS / f"{keys}.json").read_text())
+        drawn = {k: draw(k, shape) for k, shape in shapes.items() if k.split(".")[-1] not in audio_vae.COMPUTED}
+        torch.save({"generator": drawn} if path.suffix == ".pt" else drawn, path)
+    loaded = audio_vae.load_audio_vae(*paths)
+    for path in paths:
+        path.unlink()
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_file(GOLDENS / "audio_full.safetensors")
+
+
+def test_decode(vae, recorded, error):
+    with torch.no_grad():
+        assert error(vae.first_stage_model.vae.decode(recorded["z"]), recorded["decode_mel"]) < TOLERANCE
+    assert error(audio_vae.decode_16k(vae, recorded["z"]), recorded["decode_wav"]) < TOLERANCE
+
+
+def test_vocoder(vae, recorded, error):
+    with torch.no_grad():
+        assert error(vae.first_stage_model.vocoder(recorded["vocoder_mel"]), recorded["vocoder_wav"]) < TOLERANCE
+
+
+def test_encode(vae, recorded, error):
+    with torch.no_grad():
+        moments = vae.first_stage_model.vae.encode(recorded["mel"])
+    assert error(moments.mean, recorded["encode_mean"]) < TOLERANCE
+    assert error(moments.logvar, recorded["encode_logvar"]) < TOLERANCE
+
+
+def test_encode_sound(vae, recorded, error):
+    latent = vae.first_stage_model.encode_audio(recorded["audio"]).mode()
+    assert error(latent, recorded["audio_latent"]) < TOLERANCE
+
+
+def test_comfyuis_own_class_takes_the_same_weights(vae, recorded):
+    """At full size ComfyUI's stock loader builds the same model from the weights this loader has merged."""
+    stock = comfy.sd.VAE(sd=vae.first_stage_model.state_dict())
+    assert type(stock.first_stage_model) is not type(vae.first_stage_model)
+    assert torch.equal(stock.decode(recorded["z"]), vae.decode(recorded["z"]))
+    assert torch.equal(audio_vae.decode_16k(stock, recorded["z"]), audio_vae.decode_16k(vae, recorded["z"]))

@@ -1,0 +1,31 @@
+"""The mel spectrogram of sound at 16 kHz against the reference; ComfyUI leaves its filters to whoever loads it."""
+
+import pytest
+import torch
+from comfyui_ovi.ovi_model import audio_vae
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def converter(small_files):
+    return audio_vae.load_audio_vae(small_files / "vae" / "mmaudio_small.safetensors").first_stage_model.mel_converter
+
+
+def test_filters(converter, golden, error):
+    recorded = golden("mel_16k")[0]["mel_basis"]
+    assert error(audio_vae.mel_basis(), recorded) < TOLERANCE
+    assert error(converter.mel_basis, recorded) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("waveform", "mel"), [("waveform", "mel"), ("waveform_short", "mel_short"), ("waveform_loud", "mel_clipped")]
+)
+def test_spectrogram(converter, golden, error, waveform, mel):
+    recorded = golden("mel_16k")[0]
+    assert error(converter(recorded[waveform][None])[0], recorded[mel]) < TOLERANCE
+
+
+def test_silence(converter, golden, error):
+    recorded = golden("mel_16k")[0]["mel_silence"]
+    assert error(converter(torch.zeros(1, recorded.shape[1] * 256))[0], recorded) < TOLERANCE

@@ -1,0 +1,102 @@
+"""Frames and sound come out at one length; anything but Ovi's pair of latents, or the wrong VAE, is named."""
+
+import comfy.sd
+import comfy.utils
+import pytest
+import torch
+from comfy.nested_tensor import NestedTensor
+from comfyui_ovi.ovi_model import audio_vae, decode
+
+
+@pytest.fixture(scope="module")
+def vaes(small_files):
+    folder = small_files / "vae"
+    video = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(folder / "wan22_tiny_small.safetensors")))
+    return video, audio_vae.load_audio_vae(folder / "mmaudio_small.safetensors")
+
+
+def pair(cells=3, steps=16, batch=1, height=2, width=3, channels=48):
+    return NestedTensor([torch.randn(batch, channels, cells, height, width), torch.randn(batch, 20, steps)])
+
+
+@pytest.mark.parametrize(("steps", "tiling"), [(1, "auto"), (16, "on"), (40, "off")])
+def test_sound_is_as_long_as_the_picture(vaes, steps, tiling):
+    images, audio = decode.decode(pair(steps=steps, batch=2), *vaes, tiling)
+    assert images.shape == (2 * 9, 32, 48, 3)
+    assert audio["sample_rate"] == 16000
+    assert audio["waveform"].shape == (2, 1, 6000)  # 9 frames at 24 a second
+    assert not audio["waveform"][..., steps * 512 :].any()
+
+
+def test_frames_are_those_of_stock_decode(vaes):
+    latent = pair(batch=2)
+    images, audio = decode.decode(latent, *vaes, "off")
+    video, sound = latent.unbind()
+    assert torch.equal(images, vaes[0].decode(video).flatten(0, 1))
+    torch.testing.assert_close(audio["waveform"], audio_vae.decode_16k(vaes[1], sound)[..., :6000])
+
+
+@pytest.fixture(scope="module")
+def large(vaes):
+    """A frame of more than one tile, decoded whole and in tiles."""
+    latent = pair(cells=1, height=2, width=40)
+    return latent, *(decode.decode(latent, *vaes, tiling)[0] for tiling in ("off", "on"))
+
+
+def test_tiles_cover_large_frames(large):
+    _, whole, tiled = large
+    assert tiled.shape == whole.shape
+    assert 0 < (tiled - whole).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(("needed", "is_tiled"), [(10**15, True), (1000, False)])
+def test_auto_tiles_only_what_cannot_fit(vaes, large, monkeypatch, needed, is_tiled):
+    latent, whole, tiled = large
+    monkeypatch.setattr(vaes[0], "memory_used_decode", lambda *_: needed)
+    assert torch.equal(decode.decode(latent, *vaes, "auto")[0], tiled if is_tiled else whole)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(2, [1, 2]), (5, [1, 2, 3, 0, 0])])
+def test_fit_length(samples, expected):
+    assert decode.fit_length(torch.tensor([[[1, 2, 3]]]), samples).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("latent", "message"),
+    [
+        (torch.zeros(1, 48, 3, 4, 4), r"video latent \[1, 48, 3, 4, 4\] without sound.*VAE Decode"),
+        (torch.zeros(1, 20, 9), r"audio latent \[1, 20, 9\] without video.*VAE Decode Audio"),
+        (torch.zeros(1, 1, 999), r"packed latent.*denoised_output.*first output"),
+        (torch.zeros(1, 4, 8, 8), r"image latent \[1, 4, 8, 8\]"),
+        (pair(channels=16), r"holds parts of shape \[\[1, 16, 3, 2, 3\]"),
+        (NestedTensor([torch.zeros(1, 20, 9), torch.zeros(1, 48, 3, 4, 4)]), r"holds parts of shape"),
+        (pair(steps=0), r"the audio of 'samples' is empty"),
+        (pair(cells=0), r"the video of 'samples' is empty"),
+        (NestedTensor([torch.zeros(2, 48, 3, 4, 4), torch.zeros(1, 20, 9)]), r"2 video clips but 1 sounds"),
+    ],
+)
+def test_wrong_latents(vaes, latent, message):
+    with pytest.raises(ValueError, match=message):
+        decode.decode(latent, *vaes, "auto")
+
+
+def test_wrong_vaes(vaes):
+    video, audio = vaes
+    for pair_of_vaes, message in (
+        ((audio, video), "in each other's place"),
+        ((audio, audio), "'vae' of Ovi Decode is an audio VAE"),
+        ((video, video), "'audio_vae' of Ovi Decode is no audio VAE of Ovi"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decode.decode(pair(), *pair_of_vaes, "auto")
+
+
+def test_a_video_vae_with_other_channels(vaes, monkeypatch):
+    monkeypatch.setattr(vaes[0], "latent_channels", 16)
+    with pytest.raises(ValueError, match=r"works on 16 latent channels, Ovi's video has 48.*wan2\.2_vae"):
+        decode.decode(pair(), *vaes, "auto")
+
+
+def test_an_unknown_tiling(vaes):
+    with pytest.raises(ValueError, match=r"'tiling' of Ovi Decode is 'maybe'; choose one of auto, on, off"):
+        decode.decode(pair(), *vaes, "maybe")

@@ -1,0 +1,158 @@
+"""Starts ComfyUI's real server on a free port with this repository as its extension, and always stops it."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EXTENSION = "comfyui-ovi"
+FOLDERS = ("input", "output", "temp", "custom_nodes", "models", "user/default/workflows")
+QUIET_PAGE = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Notification.ShowVersionUpdates": False,
+}
+
+
+class ServerError(Exception):
+    """The server did not start, stopped, or refused a request."""
+
+
+def make_base_directory(base: Path) -> None:
+    """Make the folders ComfyUI wants under its --base-directory, and settings for a page without tours."""
+    for folder in FOLDERS:
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    settings = base / "user" / "default" / "comfy.settings.json"
+    if not settings.exists():
+        settings.write_text(json.dumps(QUIET_PAGE))
+
+
+def link_extension(repository: Path, custom_nodes: Path) -> Path:
+    """Make the repository visible to ComfyUI as custom_nodes/comfyui-ovi: a link, or a copy where links fail."""
+    target = custom_nodes / EXTENSION
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
+        shutil.rmtree(target)
+    try:
+        target.symlink_to(repository, target_is_directory=True)
+    except OSError:
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "demo_output", "tests")
+        shutil.copytree(repository, target, ignore=ignored)
+    return target
+
+
+@dataclass
+class Server:
+    """A running ComfyUI server: where it listens, its process, and the file its log goes to."""
+
+    url: str
+    process: subprocess.Popen
+    log: Path
+
+    def get(self, path: str) -> dict:
+        """Return the JSON answer to a GET request."""
+        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+            return json.load(response)
+
+    def post(self, path: str, body: dict) -> dict:
+        """Return the JSON answer to a POST request; raises ServerError with the server's words when it refuses."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise ServerError(refusal_text(error.read().decode(errors="replace"))) from error
+
+    def log_tail(self, lines: int = 25) -> str:
+        """Return the last lines of the server's log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def validation_text(answer: dict) -> str:
+    """Return one line per fault in ComfyUI's answer to a workflow it did not accept as it is."""
+    error = answer.get("error") or {}
+    lines = [f"{error.get('message', '')} {error.get('details', '')}".strip()]
+    for node_id, node in (answer.get("node_errors") or {}).items():
+        for fault in node["errors"]:
+            lines.append(f"{node['class_type']} (node {node_id}): {fault['message']}: {fault['details']}")
+    return "\n".join(line for line in lines if line)
+
+
+def refusal_text(body: str) -> str:
+    """Return what a refused request says: the faults of a workflow, or the body as it came."""
+    try:
+        return validation_text(json.loads(body)) or body
+    except ValueError:
+        return body
+
+
+@contextmanager
+def running_server(comfyui: Path, base: Path, *, cpu: bool = True, seconds: float = 180) -> Iterator[Server]:
+    """Yield a server that answers; whatever happens inside, it is stopped afterwards.
+
+    base: its models, inputs, outputs and log lie there. Raises ServerError when it is not up within the given seconds
+    or when ComfyUI could not import this extension.
+    """
+    make_base_directory(base)
+    link_extension(REPOSITORY, base / "custom_nodes")
+    port = _free_port()
+    command = [sys.executable, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
+    command += ["--base-directory", str(base), "--database-url", f"sqlite:///{(base / 'user/comfyui.db').as_posix()}"]
+    command += ["--disable-auto-launch", "--disable-api-nodes", "--dont-print-server", *(["--cpu"] if cpu else [])]
+    log = base / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            server = Server(f"http://127.0.0.1:{port}", process, log)
+            _wait_until_up(server, seconds)
+            yield server
+        finally:
+            _stop(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_up(server: Server, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not _answers(server):
+        if server.process.poll() is not None:
+            raise ServerError(f"ComfyUI stopped with status {server.process.returncode}:\n{server.log_tail()}")
+        if time.monotonic() > end:
+            raise ServerError(f"ComfyUI did not answer within {seconds:.0f} s:\n{server.log_tail()}")
+        time.sleep(0.2)
+    log = server.log.read_text(errors="replace")
+    if any("IMPORT FAILED" in line and EXTENSION in line for line in log.splitlines()):
+        raise ServerError(f"ComfyUI could not import this extension:\n{server.log_tail(60)}")
+
+
+def _answers(server: Server) -> bool:
+    try:
+        return bool(server.get("/system_stats"))
+    except OSError:
+        return False
+
+
+def _stop(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,185 @@
+"""Makes one clip with its sound from small checkpoints in a real ComfyUI server, and draws its contact sheet."""
+
+import argparse
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import aiohttp
+import torch
+from comfy_server import REPOSITORY, Server, ServerError, make_base_directory, running_server, validation_text
+from contact_sheet import Clip, draw_sheet, read_clip
+
+WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_text_to_audio_video.json"
+CHECKPOINTS = REPOSITORY / "tools" / "make_small_checkpoints.py"
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov")
+BAR_WIDTH = 32
+
+
+class DemoError(Exception):
+    """The clip was not made or is not as it should be; the message says why."""
+
+
+class ProgressBar:
+    """One line that shows the running node and its step; without a terminal, one line per node."""
+
+    def __init__(self, prompt: dict):
+        self.prompt = prompt
+        self.node = ""
+
+    def show(self, node: str, step: int = 0, total: int = 1) -> None:
+        """Draw the bar for step of total of a node, given by its id."""
+        name = self.prompt.get(node, {}).get("_meta", {}).get("title") or self.prompt.get(node, {}).get(
+            "class_type", node
+        )
+        if sys.stderr.isatty():
+            filled = round(BAR_WIDTH * step / max(total, 1))
+            bar = "#" * filled + "-" * (BAR_WIDTH - filled)
+            print(f"\r\033[K[{bar}] {step}/{total} {name}", end="", file=sys.stderr, flush=True)
+        elif node != self.node:
+            print(f"  {name}", file=sys.stderr, flush=True)
+        self.node = node
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self.node and sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+async def run_prompt(server: Server, prompt: dict) -> dict:
+    """Queue a workflow, show its progress and return ComfyUI's record of it; raises DemoError when a node fails."""
+    client = uuid.uuid4().hex
+    bar = ProgressBar(prompt)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.url}/ws?clientId={client}", max_msg_size=0) as socket,
+    ):
+        answer = server.post("/prompt", {"prompt": prompt, "client_id": client})
+        if answer["node_errors"]:
+            raise DemoError(validation_text(answer))
+        prompt_id = answer["prompt_id"]
+        try:
+            await follow(socket, prompt_id, bar)
+        finally:
+            bar.close()
+    return server.get(f"/history/{prompt_id}")[prompt_id]
+
+
+async def follow(socket: aiohttp.ClientWebSocketResponse, prompt_id: str, bar: ProgressBar) -> None:
+    """Read the server's messages until the workflow has ended."""
+    async for message in socket:
+        if message.type != aiohttp.WSMsgType.TEXT:
+            continue
+        event = json.loads(message.data)
+        name, data = event["type"], event["data"]
+        if data.get("prompt_id") != prompt_id:
+            continue
+        if name == "executing" and data["node"]:
+            bar.show(data["node"])
+        elif name == "progress" and data["node"]:
+            bar.show(data["node"], data["value"], data["max"])
+        elif name == "execution_error":
+            raise DemoError(f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}")
+        elif name == "execution_success" or (name == "executing" and data["node"] is None):
+            return
+    raise DemoError("the server closed the connection before the workflow had ended")
+
+
+def saved_video(record: dict, output: Path) -> Path:
+    """Return the path of the video a finished workflow saved."""
+    for node in record["outputs"].values():
+        for entries in node.values():
+            for entry in entries:
+                name = entry.get("filename", "") if isinstance(entry, dict) else ""
+                if name.endswith(VIDEO_SUFFIXES):
+                    return output / entry["subfolder"] / name
+    raise DemoError(f"the workflow ended but saved no video; its outputs: {record['outputs']}")
+
+
+def frames_asked(prompt: dict) -> int | None:
+    """Return the number of frames the workflow asks OviLatent for, None when another node decides it."""
+    lengths = [node["inputs"].get("length") for node in prompt.values() if node["class_type"] == "OviLatent"]
+    return lengths[0] if lengths and isinstance(lengths[0], int) else None
+
+
+def check_clip(clip: Clip, frames: int | None) -> None:
+    """Raise DemoError unless the clip has 24 fps, the frames asked for, and sound as long as its picture.
+
+    The lengths may differ by one frame of the audio codec, which only holds whole frames.
+    """
+    problems = []
+    if clip.frames_per_second != 24:
+        problems.append(f"{clip.frames_per_second:g} frames per second, expected 24")
+    if frames is not None and len(clip.pictures) != frames:
+        problems.append(f"{len(clip.pictures)} frames, expected {frames}")
+    if not clip.sample_rate:
+        problems.append("no audio track")
+    elif abs(clip.sound_seconds - clip.video_seconds) > clip.sound_frame / clip.sample_rate:
+        problems.append(f"{clip.sound_seconds:.3f} s of sound for {clip.video_seconds:.3f} s of video")
+    if problems:
+        raise DemoError(f"{clip.path}: " + "; ".join(problems))
+
+
+def make_checkpoints(comfyui: Path, models: Path) -> None:
+    """Write the small set of model files; raises DemoError with the script's words when it fails."""
+    command = [sys.executable, str(CHECKPOINTS), "--comfyui", str(comfyui), str(models)]
+    made = subprocess.run(command, capture_output=True, text=True)
+    if made.returncode:
+        raise DemoError(f"{CHECKPOINTS.name} failed:\n{made.stdout}{made.stderr}")
+
+
+def make_clip(comfyui: Path, base: Path, workflow: Path) -> tuple[Path, dict]:
+    """Run the workflow in a server of its own; return the path of the video and the workflow."""
+    prompt = json.loads(workflow.read_text(encoding="utf-8"))
+    make_base_directory(base)
+    say("making small checkpoints")
+    make_checkpoints(comfyui, base / "models")
+    say("starting ComfyUI")
+    with running_server(comfyui, base, cpu=not torch.cuda.is_available()) as server:
+        try:
+            say(f"running {workflow.name} at {server.url}")
+            return saved_video(asyncio.run(run_prompt(server, prompt)), base / "output"), prompt
+        except (DemoError, ServerError) as error:
+            raise DemoError(f"{error}\n\nLast lines of {server.log}:\n{server.log_tail()}") from error
+
+
+def say(line: str) -> None:
+    """Print one line for the reader."""
+    print(f"[demo] {line}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Make the clip and its sheet and print both paths; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder (demo.sh finds it)")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "demo_output", help="where everything is written")
+    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="an API-format workflow that saves a video")
+    parser.add_argument("--check", action="store_true", help="fail unless rate, frames and sound are as they should be")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    start = time.monotonic()
+    try:
+        video, prompt = make_clip(arguments.comfyui.resolve(), arguments.output.resolve(), arguments.workflow)
+        clip = read_clip(video)
+        sheet = video.with_suffix(".png")
+        draw_sheet(clip).save(sheet)
+        if arguments.check:
+            check_clip(clip, frames_asked(prompt))
+    except (DemoError, ServerError, OSError, ValueError) as error:
+        say(f"failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped")
+        return 130
+    say(f"done in {time.monotonic() - start:.0f} s")
+    print(f"video: {video}\nsheet: {sheet}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

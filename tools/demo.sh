@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Makes one small clip with its sound in a real ComfyUI server; arguments go to demo.py (--help lists them).
+set -euo pipefail
+here=$(dirname "${BASH_SOURCE[0]}")
+source "$here/runtime.sh"
+find_runtime
+
+exec "$PYTHON" "$here/demo.py" --comfyui "$COMFYUI" "$@"
