@@ -42,4 +42,4 @@ class OviDecode(io.ComfyNode):
     @classmethod
     def execute(cls, samples, vae, audio_vae, tiling: str) -> io.NodeOutput:
         """Return the frames [B * F, H, W, 3] and the sound [B, 1, samples]."""
-        return io.NodeOutput(*decode(samples["samples"], vae, audio_vae, tiling))
+        return io.NodeOutput(*decode(samples, vae, audio_vae, tiling))

@@ -114,25 +114,42 @@ class Head(nn.Module):
     def __init__(self, config: TowerConfig, cells: int, factory: dict, operations):
         super().__init__()
         self.norm = operations.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False, **factory)
-        self.head = operations.Linear(config.dim, cells * config.out_dim, **factory)
+        self.head = in_own_precision(operations.Linear(config.dim, cells * config.out_dim, **factory))
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim, **factory))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x [B, L, D], time [B, T, D] -> [B, L, cells * out_dim]."""
+        """x [B, L, D], time [B, T, D] -> [B, L, cells * out_dim], in the precision of time: guidance multiplies its error."""
         shift, scale = (_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind(2)
-        return self.head(modulate(self.norm(x), shift, scale))
+        x = _multiply_add(_by_row(self.norm(x), shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype)
+        return self.head(x.flatten(1, 2))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x * (1 + scale) + shift; x [B, L, D], rows [B, T, D], each row for L / T tokens in a row."""
-    steps = x.unflatten(1, (shift.shape[1], -1))
-    return torch.addcmul(shift.unsqueeze(2), steps, 1 + scale.unsqueeze(2)).flatten(1, 2)
+    return _multiply_add(_by_row(x, shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), x.dtype).flatten(1, 2)
 
 
 def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     """x + update * gate; x and update [B, L, D], gate [B, T, D], each row for L / T tokens in a row."""
-    steps = (gate.shape[1], -1)
-    return torch.addcmul(x.unflatten(1, steps), update.unflatten(1, steps), gate.unsqueeze(2)).flatten(1, 2)
+    return _multiply_add(_by_row(update, gate), gate.unsqueeze(2), _by_row(x, gate), x.dtype).flatten(1, 2)
+
+
+def in_own_precision(layer: nn.Module) -> nn.Module:
+    """Let one of core's layers compute in the precision of its input, with its weights cast to that."""
+    layer.comfy_cast_weights = True
+    return layer
+
+
+def _by_row(x: Tensor, rows: Tensor) -> Tensor:
+    """x [B, L, D] -> [B, T, L / T, D]."""
+    return x.unflatten(1, (rows.shape[1], -1))
+
+
+def _multiply_add(x: Tensor, factor: Tensor, addend: Tensor, dtype: torch.dtype) -> Tensor:
+    """x * factor + addend in the widest precision of the three, rounded once, in one pass over memory."""
+    if torch.is_grad_enabled():
+        return torch.addcmul(addend, x, factor).to(dtype)
+    return torch.addcmul(addend, x, factor, out=torch.empty_like(x, dtype=dtype))
 
 
 def _cast(parameter: Tensor, like: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 import comfy.model_management
 import comfy.sd
 import torch
-from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from .audio_vae import decode_16k, is_audio_vae
-from .config import AUDIO_CHANNELS, FRAME_RATE, SAMPLE_RATE, VIDEO_CHANNELS
+from .config import FRAME_RATE, SAMPLE_RATE, VIDEO_CHANNELS
+from .latents import streams
 
 TILINGS = ("auto", "on", "off")
 
@@ -18,7 +18,7 @@ OVERLAP = 8
 
 
 def decode(
-    latent: Tensor | NestedTensor, vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE, tiling: str
+    latent: dict, vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE, tiling: str
 ) -> tuple[Tensor, dict[str, Tensor | int]]:
     """Return frames [B * F, H, W, 3] and sound {"waveform": [B, 1, samples], "sample_rate": 16000} of equal length.
 
@@ -27,7 +27,7 @@ def decode(
     """
     if tiling not in TILINGS:  # older ComfyUI does not check the choice itself
         raise ValueError(f"'tiling' of Ovi Decode is '{tiling}'; choose one of {', '.join(TILINGS)}.")
-    video, audio = split_latent(latent)
+    video, audio = _clips(latent)
     _check_vaes(vae, audio_vae)
     frames = _decode_video(vae, video, tiling)
     waveform = decode_16k(audio_vae, audio)
@@ -35,47 +35,16 @@ def decode(
     return frames.flatten(0, 1), {"waveform": fit_length(waveform, samples), "sample_rate": SAMPLE_RATE}
 
 
-def split_latent(latent: Tensor | NestedTensor) -> tuple[Tensor, Tensor]:
-    """Return the video [B, 48, F, H/16, W/16] and audio [B, 20, L] of an audio-video latent.
-
-    Raises ValueError saying what the latent is instead.
-    """
-    if not isinstance(latent, NestedTensor):
-        raise ValueError(f"'samples' of Ovi Decode is {_describe(latent)}")
-    parts = latent.unbind()
-    shapes = [list(part.shape) for part in parts]
-    if [len(shape) for shape in shapes] != [5, 3] or [shape[1] for shape in shapes] != [VIDEO_CHANNELS, AUDIO_CHANNELS]:
-        raise ValueError(
-            f"'samples' of Ovi Decode holds parts of shape {shapes}; Ovi's are [B, {VIDEO_CHANNELS}, F, H/16, W/16] "
-            f"and [B, {AUDIO_CHANNELS}, L]. Connect the latent of a sampler that ran an Ovi model."
-        )
-    video, audio = parts
+def _clips(latent: dict) -> tuple[Tensor, Tensor]:
+    """Return the video [B, 48, F, H/16, W/16] and audio [B, 20, L] of as many clips, none of them empty."""
+    video, audio = streams(latent, "samples")
     if 0 in video.shape or 0 in audio.shape:
         empty = "video" if 0 in video.shape else "audio"
-        raise ValueError(f"the {empty} of 'samples' is empty: {shapes[0]} and {shapes[1]}. Make the clip longer.")
+        shapes = f"{list(video.shape)} and {list(audio.shape)}"
+        raise ValueError(f"The {empty} of 'samples' is empty: the shapes are {shapes}. Make the clip longer.")
     if len(video) != len(audio):
         raise ValueError(f"'samples' has {len(video)} video clips but {len(audio)} sounds; they must be as many.")
     return video, audio
-
-
-def _describe(latent: Tensor) -> str:
-    shape = list(latent.shape)
-    if latent.ndim == 3 and shape[1] == 1:
-        return (
-            f"a packed latent {shape}, as the second output (denoised_output) of SamplerCustomAdvanced gives in older "
-            "ComfyUI. Connect the first output instead."
-        )
-    if latent.ndim == 5:
-        return (
-            f"a video latent {shape} without sound. Connect the latent of the sampler, or decode it with 'VAE Decode'; "
-            "'Ovi Concat Latent' joins video and audio."
-        )
-    if latent.ndim == 3:
-        return (
-            f"an audio latent {shape} without video. Connect the latent of the sampler, or decode it with "
-            "'VAE Decode Audio'; 'Ovi Concat Latent' joins video and audio."
-        )
-    return f"an image latent {shape}. Connect the latent of a sampler that ran an Ovi model."
 
 
 def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:

@@ -16,7 +16,7 @@ import comfy.ldm.common_dit
 import comfy.patcher_extension
 import comfy.utils
 
-from .blocks import Block, Head
+from .blocks import Block, Head, in_own_precision
 from .config import AudioTowerConfig, TowerConfig, VideoTowerConfig
 from .rope import audio_rotations, time_waves, video_rotations, window_offset
 
@@ -53,9 +53,13 @@ class Tower(nn.Module):
             operations.Linear(dim, dim, **factory),
         )
         self.time_embedding = nn.Sequential(
-            operations.Linear(config.freq_dim, dim, **factory), nn.SiLU(), operations.Linear(dim, dim, **factory)
+            in_own_precision(operations.Linear(config.freq_dim, dim, **factory)),
+            nn.SiLU(),
+            in_own_precision(operations.Linear(dim, dim, **factory)),
         )
-        self.time_projection = nn.Sequential(nn.SiLU(), operations.Linear(dim, 6 * dim, **factory))
+        self.time_projection = nn.Sequential(
+            nn.SiLU(), in_own_precision(operations.Linear(dim, 6 * dim, **factory))
+        )
         self.blocks = nn.ModuleList(Block(config, factory, operations) for _ in range(config.num_layers))
         self.head = Head(config, cells, factory, operations)
 
@@ -65,10 +69,15 @@ class Tower(nn.Module):
         return self.text_embedding(nn.functional.pad(context, (0, 0, 0, self.config.text_length - context.shape[1])))
 
     def embed_time(self, timestep: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """timestep [B] or [B, T], 0 to 1000 -> embedding [B, T, D] for the head, projection [B, T, 6, D] for blocks."""
-        waves = time_waves(timestep.reshape(timestep.shape[0], -1), self.config.freq_dim)
-        embedding = self.time_embedding(waves.to(dtype))
-        return embedding, self.time_projection(embedding).unflatten(2, (6, -1))
+        """timestep [B] or [B, T], 0 to 1000 -> embedding [B, T, D] for the head, projection [B, T, 6, D] for blocks.
+
+        In float32, which costs nothing for so few rows, where mixed precision is sure to work; else rounded to dtype.
+        """
+        embedding = self.time_embedding(time_waves(timestep.reshape(timestep.shape[0], -1), self.config.freq_dim))
+        projection = self.time_projection(embedding).unflatten(2, (6, -1))
+        if timestep.device.type in ("cpu", "cuda"):
+            dtype = torch.float32
+        return embedding.to(dtype), projection.to(dtype)
 
 
 class AudioPatchEmbedding(nn.Module):

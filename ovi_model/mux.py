@@ -272,13 +272,13 @@ def _encoder_rate(clip: Clip, container: Container) -> int:
 
 
 def _fit_sound(clip: Clip, container: Container) -> Tensor | None:
-    """The waveform [C, L] at the encoder's rate, within -1 to 1, cut or filled with silence to the pictures' length."""
+    """The waveform [C, L] at the encoder's rate, within -1 to 1, at least as long as the pictures (else silence)."""
     if clip.waveform is None:
         return None
     rate = _encoder_rate(clip, container)
     sound = torchaudio.functional.resample(clip.waveform.detach().cpu().float(), clip.sample_rate, rate)
     length = round(len(clip.frames) * rate / clip.frame_rate)
-    return torch.nn.functional.pad(sound[:, :length], (0, max(0, length - sound.shape[1]))).clamp(-1, 1)
+    return torch.nn.functional.pad(sound, (0, max(0, length - sound.shape[1]))).clamp(-1, 1)
 
 
 def _add_sound(output, clip: Clip, container: Container) -> av.AudioStream:

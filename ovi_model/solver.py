@@ -7,6 +7,7 @@ lambda = log((1 - sigma) / sigma). Source: diffusers, FlowUniPCMultistepSchedule
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +42,12 @@ def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None 
     """Sample with ComfyUI's sampler interface; x [B, ...] keeps its shape, one model call a step.
 
     model: ComfyUI's denoiser, which returns the predicted clean latent for a noise level, and holds the `noise` of this run.
+    Raises ValueError unless every noise level is below the last.
     """
     levels = [float(sigma) for sigma in sigmas]
+    for level, following in pairwise(levels):
+        if following >= level:
+            raise ValueError(f"The sigmas must fall at every step, but there is {following:g} after {level:g}.")
     rows = x.new_ones([x.shape[0]])
     if levels[0] >= START:
         # ComfyUI scales the first noise by the first sigma; the reference starts from noise as drawn.

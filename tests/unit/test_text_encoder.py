@@ -69,11 +69,14 @@ def test_embeddings_are_padded_to_512_rows_and_zero_past_the_text(folder):
 
 
 def test_equals_the_stock_loader(tmp_path):
-    """ComfyUI's own loader knows umT5 by 24 blocks of width 4096, so only the other sizes can be small."""
-    sizes = small_weights.TextSizes(d_model=4096, d_ff=16, d_kv=8, num_heads=2, num_layers=24)
+    """ComfyUI's own loader knows umt5-xxl by 24 blocks and one width, 4096 or (later) 10240; the rest can be small."""
+    for d_model, d_ff in ((4096, 16), (16, 10240)):
+        sizes = small_weights.TextSizes(d_model=d_model, d_ff=d_ff, d_kv=8, num_heads=2, num_layers=24)
+        weights = small_weights.text_encoder_weights(sizes, torch.bfloat16, seed=0)
+        if comfy.sd.detect_te_model(weights) == comfy.sd.TEModel.T5_XXL:
+            break
     path = tmp_path / "narrow.safetensors"
-    tokenizer = {"spiece_model": small_weights.tokenizer_model(sizes.vocab_size)}
-    save_file(small_weights.text_encoder_weights(sizes, torch.bfloat16, seed=0) | tokenizer, path)
+    save_file(weights | {"spiece_model": small_weights.tokenizer_model(sizes.vocab_size)}, path)
     options = {"umt5xxl_model_config": vars(sizes)}
     stock = comfy.sd.load_clip([str(path)], clip_type=comfy.sd.CLIPType.WAN, model_options=options)
     assert torch.equal(embed(text_encoder.load_text_encoder(path)), embed(stock))

@@ -1,0 +1,31 @@
+"""Rotations at the real head size against the reference's complex float64 ones."""
+
+import pytest
+import torch
+from comfyui_ovi.ovi_model import rope
+from goldens import load, relative_error
+from weights import seeded
+
+CASES = {
+    "video": ((1, 366, 1, 128), rope.video_rotations(61, 2, 3, 128, "cpu")),
+    "audio": ((1, 314, 1, 128), rope.audio_rotations(314, 128, "cpu")),
+}
+
+
+@pytest.mark.parametrize("stream", CASES)
+def test_rotations_equal_the_reference(stream):
+    shape, rotations = CASES[stream]
+    x = seeded(f"input.rope.{stream}", shape)
+    turned = rope.rotate(x.flatten(2), rotations, 1).view(shape)
+    assert relative_error(turned, load("rope_d128")[0][f"{stream}_out"]) <= 1e-6
+
+
+def test_sound_turns_with_time_channels_alone():
+    x = seeded("input.rope.audio", (1, 314, 1, 128))
+    turned = rope.rotate(x.flatten(2), CASES["audio"][1], 1).view(x.shape)
+    assert torch.equal(turned[..., 44:], x[..., 44:])
+
+
+def test_a_window_of_sound_keeps_its_place_on_the_clock():
+    whole = rope.audio_rotations(40, 128, "cpu")
+    assert torch.allclose(rope.audio_rotations(30, 128, "cpu", start=10.0), whole[:, 10:], atol=1e-6)

@@ -1,0 +1,33 @@
+"""Puts the small checkpoints in the place of the released files a shared workflow names."""
+
+import copy
+
+# Loader and input, then the file make_small_checkpoints.py writes for it.
+SMALL_FILES = {
+    ("OviModelLoader", "model"): "ovi_small.safetensors",
+    ("UNETLoader", "unet_name"): "ovi_small.safetensors",
+    ("OviTextEncoderLoader", "text_encoder"): "umt5_small.safetensors",
+    ("CLIPLoader", "clip_name"): "umt5_small.safetensors",
+    ("VAELoader", "vae_name"): "wan22_tiny_small.safetensors",
+    ("OviAudioVAELoader", "vae"): "mmaudio_small.safetensors",
+    ("OviAudioVAELoader", "vocoder"): "in the same file",
+    ("LoraLoaderModelOnly", "lora_name"): "ovi_small_lora.safetensors",
+    ("UpscaleModelLoader", "model_name"): "small_2x.safetensors",
+}
+SKIPPED_LAYER = 1
+
+
+def with_small_files(prompt: dict) -> dict:
+    """Return a copy of an API-format workflow that loads the small files; nothing but the files it names changes.
+
+    The one exception is OviGuidance's skip_layer, which becomes a block that the small model has.
+    """
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        for name in node["inputs"]:
+            small = SMALL_FILES.get((node["class_type"], name))
+            if small:
+                node["inputs"][name] = small
+        if node["class_type"] == "OviGuidance" and node["inputs"]["skip_layer"] > SKIPPED_LAYER:
+            node["inputs"]["skip_layer"] = SKIPPED_LAYER
+    return prompt
