@@ -26,7 +26,7 @@ class OviDecode(io.ComfyNode):
                 io.Combo.Input(
                     "tiling",
                     options=list(TILINGS),
-                    default=TILINGS[0],
+                    default="auto",
                     tooltip="Decode the picture in overlapping tiles of 512 pixels: always (on), only if the whole "
                     "picture cannot fit on the graphics card (auto), or not unless memory runs out (off).",
                 ),

@@ -3,9 +3,10 @@
 from comfy_api.latest import io
 
 from ..ovi_model import geometry, latents
+from ..ovi_model.choice import choose
 from ..ovi_model.config import VARIANTS
 
-AREAS = {f"{name.split('_')[0]}": variant.area for name, variant in VARIANTS.items()}
+AREAS = {name.split("_")[0]: variant.area for name, variant in VARIANTS.items()}
 
 
 class OviImageSize(io.ComfyNode):
@@ -24,7 +25,7 @@ class OviImageSize(io.ComfyNode):
                     "model_area",
                     options=list(AREAS),
                     default="960x960",
-                    tooltip="Area in pixels the model was trained at: 720x720 for model 1.0, 960x960 for the 1.1 models.",
+                    tooltip="Area in pixels the model was trained at: 720x720 for model 1.0, 960x960 for models 1.1.",
                 ),
             ],
             outputs=[
@@ -37,7 +38,7 @@ class OviImageSize(io.ComfyNode):
     def execute(cls, image, model_area: str) -> io.NodeOutput:
         """Return width and height in pixels."""
         height, width = image.shape[1:3]
-        return io.NodeOutput(*geometry.size_for_area(width, height, AREAS[model_area]))
+        return io.NodeOutput(*geometry.size_for_area(width, height, choose("model_area", model_area, AREAS)))
 
 
 class OviLatent(io.ComfyNode):
@@ -73,8 +74,8 @@ class OviLatent(io.ComfyNode):
                 io.Image.Input(
                     "start_image",
                     optional=True,
-                    tooltip="First frame of the clip, scaled to width x height and cut at the centre. One image for all "
-                    "clips, or one for each.",
+                    tooltip="First frame of the clip, scaled to width x height and cut at the centre. One image for "
+                    "all clips, or one for each.",
                 ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Picture and sound, for any sampler.")],
@@ -100,7 +101,7 @@ class OviSeparateLatent(io.ComfyNode):
             node_id="OviSeparateLatent",
             display_name="Ovi Separate Latent",
             category="Ovi",
-            description="Takes picture and sound apart, for nodes that work on one of them. Masks go with their stream.",
+            description="Takes picture and sound apart, for nodes that work on one of them. Masks go along.",
             inputs=[io.Latent.Input("latent", tooltip="Latent of picture and sound, from 'Ovi Latent' or a sampler.")],
             outputs=[
                 io.Latent.Output("video_latent", display_name="video_latent"),
@@ -127,7 +128,9 @@ class OviConcatLatent(io.ComfyNode):
             "without one is sampled as a whole.",
             inputs=[
                 io.Latent.Input("video_latent", tooltip="Wan 2.2 video latent, 48 channels."),
-                io.Latent.Input("audio_latent", tooltip="Audio latent of the same length, 20 channels, 31.4 steps a second."),
+                io.Latent.Input(
+                    "audio_latent", tooltip="Audio latent of the same length, 20 channels, 31.4 steps a second."
+                ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent")],
         )

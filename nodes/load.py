@@ -47,7 +47,9 @@ class OviModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, audio_model: str, weight_dtype: str) -> io.NodeOutput:
         """Return the twin DiT as MODEL."""
-        audio_path = None if audio_model == SAME_FILE else folder_paths.get_full_path_or_raise("diffusion_models", audio_model)
+        audio_path = (
+            None if audio_model == SAME_FILE else folder_paths.get_full_path_or_raise("diffusion_models", audio_model)
+        )
         path = folder_paths.get_full_path_or_raise("diffusion_models", model)
         return io.NodeOutput(load_model(path, audio_path, weight_dtype))
 

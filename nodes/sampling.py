@@ -33,8 +33,8 @@ class OviGuidance(io.ComfyNode):
                     default=11,
                     min=-1,
                     max=1000,
-                    tooltip="Block left out when the negative prompt is predicted (skip-layer guidance), 1 to 29 for the "
-                    "released models. -1 or 0: off, as in the reference.",
+                    tooltip="Block left out when the negative prompt is predicted (skip-layer guidance), 1 to 29 for "
+                    "the released models. -1 or 0: off, as in the reference.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -57,7 +57,9 @@ class OviGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, audio_cfg: float, skip_layer: int, start_percent: float, end_percent: float) -> io.NodeOutput:
+    def execute(
+        cls, model, audio_cfg: float, skip_layer: int, start_percent: float, end_percent: float
+    ) -> io.NodeOutput:
         """Return a patched copy of the model."""
         return io.NodeOutput(guidance.guide(model, audio_cfg, skip_layer, start_percent, end_percent))
 
@@ -73,7 +75,9 @@ class OviScheduler(io.ComfyNode):
             category="Ovi",
             description="The noise levels of the reference's UniPC schedule.",
             inputs=[
-                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Number of steps; each costs one model call."),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=10000, tooltip="Number of steps; each costs one model call."
+                ),
                 io.Float.Input(
                     "shift",
                     default=5.0,
@@ -89,7 +93,8 @@ class OviScheduler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the schedule that is run, from its end. Below 1.0 the given latent is changed only so far.",
+                    tooltip="Share of the schedule that is run, from its end. Below 1.0 the given latent "
+                    "is changed only so far.",
                 ),
             ],
             outputs=[io.Sigmas.Output("sigmas", display_name="sigmas")],

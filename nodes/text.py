@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..ovi_model.choice import choose
 from ..ovi_model.prompt import SOUND_FORMS, check_prompt, encode_prompts
 
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
@@ -58,5 +59,5 @@ class OviTextEncode(io.ComfyNode):
     def execute(cls, clip, prompt: str, video_negative: str, audio_negative: str, sound_tag: str) -> io.NodeOutput:
         """Return positive and negative conditioning."""
         check_prompt(prompt)
-        prompt = SOUND_FORMS[sound_tag](prompt)
+        prompt = choose("sound_tag", sound_tag, SOUND_FORMS)(prompt)
         return io.NodeOutput(*encode_prompts(clip, prompt, video_negative, audio_negative))

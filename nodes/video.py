@@ -9,7 +9,8 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
-from ..ovi_model.mux import CONTAINERS, Clip, Container, find_container, split_clips, write_clip
+from ..ovi_model.choice import choose
+from ..ovi_model.mux import CONTAINERS, Clip, Container, split_clips, write_clip
 
 PREVIEW, PREVIEW_QUALITY = CONTAINERS["webm"], 50  # takes every picture size, and browsers play it
 
@@ -67,7 +68,7 @@ class OviSaveVideo(io.ComfyNode):
     @classmethod
     def execute(cls, images, fps, filename_prefix, format, quality, audio=None) -> io.NodeOutput:  # noqa: A002
         clips = split_clips(images, fps, audio)
-        container = find_container(format)
+        container = choose("format", format, CONTAINERS)
         progress = comfy.utils.ProgressBar(len(images) * (1 if container.is_streamable else 2))
 
         def on_frame() -> None:

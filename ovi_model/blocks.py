@@ -6,11 +6,10 @@ Source: character-ai/Ovi, ovi/modules/model.py and ovi/modules/fusion.py.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-
 import comfy.model_management
+import torch
 from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor, nn
 
 from .config import TowerConfig
 from .rope import rotate
@@ -46,7 +45,7 @@ class FusionCrossAttention(nn.Module):
         self.norm_k_fusion = operations.RMSNorm(config.dim, eps=config.eps, **factory)
 
     def forward(self, x: Tensor, text: Tensor, rope: Tensor, other: Other | None, transformer_options: dict) -> Tensor:
-        """x [B, L, D] normalised, text [B, T, D], rope of x; other: the second tower, or None when alone -> [B, L, D]."""
+        """x [B, L, D] normalised, text [B, T, D], rope of x, the second tower or None when alone -> [B, L, D]."""
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             return optimized_attention(query, key, value, self.num_heads, transformer_options=transformer_options)
@@ -88,12 +87,12 @@ class Block(nn.Module):
         """time [B, T, 6, D] -> shift, scale and gate of self-attention, then of the FFN, each [B, T, D]."""
         return (_cast(self.modulation, time).unsqueeze(1) + time).unbind(2)
 
-    def attend(self, x: Tensor, rows: tuple[Tensor, ...], rope: Tensor, transformer_options: dict) -> Tensor:
+    def first_half(self, x: Tensor, rows: tuple[Tensor, ...], rope: Tensor, transformer_options: dict) -> Tensor:
         """First half: x [B, L, D] -> [B, L, D]."""
         shift, scale, gate = rows[:3]
         return add_gated(x, self.self_attn(modulate(self.norm1(x), shift, scale), rope, transformer_options), gate)
 
-    def read_and_think(
+    def second_half(
         self,
         x: Tensor,
         rows: tuple[Tensor, ...],
@@ -118,7 +117,10 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim, **factory))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """x [B, L, D], time [B, T, D] -> [B, L, cells * out_dim], in the precision of time: guidance multiplies its error."""
+        """x [B, L, D], time [B, T, D] -> [B, L, cells * out_dim].
+
+        In the precision of time, since guidance multiplies what is rounded here.
+        """
         shift, scale = (_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind(2)
         x = _multiply_add(_by_row(self.norm(x), shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype)
         return self.head(x.flatten(1, 2))

@@ -55,7 +55,7 @@ def _is_bare_audio(weights: Weights, prefix: str) -> bool:
 
 
 def join_towers(video: Weights, audio: Weights) -> Weights:
-    """Join the two files of a split release into the layout of one; audio keys may come bare or under `audio_model.`."""
+    """Join the two files of a split release; audio keys may come bare or under `audio_model.`."""
     parts = {key if key.startswith(AUDIO) else AUDIO + key: tensor for key, tensor in audio.items()}
     return {**video, **parts}
 
@@ -123,7 +123,9 @@ def missing_half(video: bool) -> str:
 def _read_tower(weights: Weights, prefix: str) -> dict:
     dim, text_dim = _shape(weights, prefix + "text_embedding.0.weight", 2)
     if dim % HEAD_DIM:
-        raise ValueError(f"'{prefix}text_embedding.0.weight' is {dim} wide; the width of Ovi is a multiple of {HEAD_DIM}.")
+        raise ValueError(
+            f"'{prefix}text_embedding.0.weight' is {dim} wide; the width of Ovi is a multiple of {HEAD_DIM}."
+        )
     blocks = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
     return {
         "dim": dim,

@@ -8,13 +8,12 @@ from __future__ import annotations
 import functools
 import inspect
 
-import torch
-
 import comfy.context_windows
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
+import torch
 from comfy.nested_tensor import NestedTensor
 
 _GUIDER = comfy.samplers.CFGGuider
@@ -83,7 +82,9 @@ def _pack_mask(mask, latents: list[torch.Tensor], device):
         return mask
     given = mask.unbind() if mask.is_nested else [mask]
     masks = [
-        comfy.sampler_helpers.prepare_mask(given[i] if i < len(given) else torch.ones(latent.shape), latent.shape, device)
+        comfy.sampler_helpers.prepare_mask(
+            given[i] if i < len(given) else torch.ones(latent.shape), latent.shape, device
+        )
         for i, latent in enumerate(latents)
     ]
     return comfy.utils.pack_latents(masks)[0].float()

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from .audio_vae import decode_16k, is_audio_vae
-from .config import FRAME_RATE, SAMPLE_RATE, VIDEO_CHANNELS
+from .choice import choose
+from .config import SAMPLE_RATE, VIDEO_CHANNELS
+from .geometry import video_samples
 from .latents import streams
-
-TILINGS = ("auto", "on", "off")
 
 # Cells of the video latent. Time is not cut: the Wan 2.2 VAE decodes frame by frame, so its memory hardly grows
 # with the length, and a cut would start its causal layers anew and show as a jump.
@@ -25,14 +25,12 @@ def decode(
     tiling: "on", "off", or "auto" (tiles if the whole picture cannot fit on the device).
     Raises ValueError if the latent is not Ovi's pair of video and audio, or a VAE does not fit its half.
     """
-    if tiling not in TILINGS:  # older ComfyUI does not check the choice itself
-        raise ValueError(f"'tiling' of Ovi Decode is '{tiling}'; choose one of {', '.join(TILINGS)}.")
     video, audio = _clips(latent)
     _check_vaes(vae, audio_vae)
-    frames = _decode_video(vae, video, tiling)
+    frames = choose("tiling", tiling, TILINGS)(vae, video)
     waveform = decode_16k(audio_vae, audio)
-    samples = round(frames.shape[1] / FRAME_RATE * SAMPLE_RATE)
-    return frames.flatten(0, 1), {"waveform": fit_length(waveform, samples), "sample_rate": SAMPLE_RATE}
+    waveform = fit_length(waveform, video_samples(frames.shape[1]))
+    return frames.flatten(0, 1), {"waveform": waveform, "sample_rate": SAMPLE_RATE}
 
 
 def _clips(latent: dict) -> tuple[Tensor, Tensor]:
@@ -61,11 +59,21 @@ def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:
         )
 
 
-def _decode_video(vae: comfy.sd.VAE, video: Tensor, tiling: str) -> Tensor:
-    """Return frames [B, F, H, W, 3]."""
-    if tiling == "on" or (tiling == "auto" and not _fits(vae, video)):
-        return vae.decode_tiled(video, tile_x=TILE, tile_y=TILE, overlap=OVERLAP)
-    return vae.decode(video)  # ComfyUI itself falls back to tiles when memory runs out
+def _decode_tiled(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
+    return vae.decode_tiled(video, tile_x=TILE, tile_y=TILE, overlap=OVERLAP)
+
+
+def _decode_whole(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
+    """Core falls back to tiles when memory runs out."""
+    return vae.decode(video)
+
+
+def _decode_fitting(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
+    return _decode_whole(vae, video) if _fits(vae, video) else _decode_tiled(vae, video)
+
+
+# How to make frames [B, F, H, W, 3] of a video latent [B, 48, F, H/16, W/16].
+TILINGS = {"auto": _decode_fitting, "on": _decode_tiled, "off": _decode_whole}
 
 
 def _fits(vae: comfy.sd.VAE, video: Tensor) -> bool:

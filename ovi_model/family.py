@@ -1,12 +1,10 @@
-"""What ComfyUI needs to know of Ovi: how to recognise it, build it, condition it, mask it, and how much memory it takes."""
+"""What ComfyUI needs to know of Ovi: how to recognise, build, condition and mask it, and how much memory it takes."""
 
 from __future__ import annotations
 
 import functools
 import math
-
-import torch
-from torch import Tensor
+from typing import ClassVar
 
 import comfy.conds
 import comfy.latent_formats
@@ -15,7 +13,9 @@ import comfy.model_base
 import comfy.model_detection
 import comfy.supported_models
 import comfy.utils
+import torch
 from comfy.nested_tensor import NestedTensor
+from torch import Tensor
 
 from . import checkpoint, compat
 from .config import AUDIO_STEPS_PER_INTERVAL, VIDEO_CHANNELS
@@ -66,7 +66,7 @@ class OviBase(comfy.model_base.BaseModel):
             out["clean_frames"] = comfy.conds.CONDRegular(self.clean_frames)
         return out
 
-    def process_timestep(self, timestep: Tensor, x: Tensor, clean_frames: Tensor | None = None, **kwargs):
+    def process_timestep(self, timestep: Tensor, x: Tensor, clean_frames: Tensor | None = None, **_unused):
         """Whole timesteps, as the reference gives the model; 0 for frames that are clean, the same for all else."""
         timestep = timestep.floor()
         if clean_frames is None:
@@ -74,7 +74,7 @@ class OviBase(comfy.model_base.BaseModel):
         by_frame = timestep.unsqueeze(1) * (1 - clean_frames[:, 0, :, 0, 0].to(timestep.dtype))
         return [by_frame, timestep] if x.ndim == 3 else by_frame
 
-    def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs) -> Tensor:
+    def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **_unused) -> Tensor:
         """Return what is held, for this noise level: clean frames as they are, all else with its noise put back."""
         held = super().scale_latent_inpaint(sigma=sigma, noise=noise, latent_image=latent_image)
         if self.clean_frames is None:
@@ -98,7 +98,8 @@ class OviBase(comfy.model_base.BaseModel):
         edges = [min(total - 1, round(i * AUDIO_STEPS_PER_INTERVAL)) for i in range(latent_shapes[0][dim])] + [total]
         return [primary_indices, [step for i in primary_indices for step in range(edges[i], edges[i + 1])]]
 
-    def resize_cond_for_context_window(self, cond_key, cond_value, window, x_in, device, retain_index_list=[]):
+    def resize_cond_for_context_window(self, cond_key, cond_value, window, _x_in, device, *_args, **_unused):
+        """Cut the clean frames as the window is cut; core cuts the rest."""
         if cond_key == "clean_frames":
             return cond_value._copy_with(window.get_tensor(cond_value.cond, device, dim=2))
         return None
@@ -108,7 +109,7 @@ class OviBase(comfy.model_base.BaseModel):
         config = self.diffusion_model.config
         if text.shape[2] != config.text_dim:
             raise ValueError(
-                f"The prompt was encoded {text.shape[2]} wide, but this Ovi model reads {config.text_dim}: use umT5, with "
+                f"The prompt was encoded {text.shape[2]} wide, but this Ovi reads {config.text_dim}: use umT5, with "
                 "'Ovi Text Encoder Loader', or 'Load CLIP' with type 'wan'."
             )
         text = text[:, : config.text_length]
@@ -135,8 +136,8 @@ class OviBase(comfy.model_base.BaseModel):
 class OviConfig(comfy.supported_models.WAN22_T2V):
     """Core's entry for the family: sampling, dtypes and text encoder are Wan's."""
 
-    unet_config = {"image_model": IMAGE_MODEL}
-    sampling_settings = {"shift": 5.0}
+    unet_config: ClassVar = {"image_model": IMAGE_MODEL}
+    sampling_settings: ClassVar = {"shift": 5.0}
     latent_format = OviLatent
 
     def __init__(self, unet_config):
@@ -144,7 +145,7 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
         # The towers take turns, so the larger one alone tells the peak: Wan's measure, by width.
         self.memory_usage_factor = unet_config["video"].dim / 2222
 
-    def get_model(self, state_dict, prefix="", device=None) -> OviBase:
+    def get_model(self, _state_dict, _prefix="", device=None) -> OviBase:
         # 0.3.75 keeps the precision of each layer under the file's names.
         by_layer = vars(self).get("layer_quant_config")
         if by_layer:

@@ -37,10 +37,7 @@ def guide_audio(model, audio_cfg: float) -> None:
 
     def guided(args: dict):
         positive, negative = args["cond"], args["uncond"]
-        if previous is None:
-            result = negative + args["cond_scale"] * (positive - negative)
-        else:
-            result = previous(args)
+        result = previous(args) if previous else negative + args["cond_scale"] * (positive - negative)
         sound = slice(_audio_start(args), None)
         result[..., sound] = negative[..., sound] + audio_cfg * (positive[..., sound] - negative[..., sound])
         return result

@@ -20,7 +20,7 @@ def empty(width: int, height: int, frames: int, batch_size: int) -> dict:
 
 
 def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_size: int) -> dict:
-    """Return a latent whose first cell in time is the encoded image, held by a nested mask; images [N, H, W, C] in 0..1.
+    """Return a latent whose first cell in time is an encoded image, held by a nested mask; images [N, H, W, C], 0 to 1.
 
     Raises ValueError unless there is one image, or one for each clip of the batch, or if the VAE is not Wan 2.2's.
     """
@@ -53,7 +53,11 @@ def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:
     """
     samples = latent["samples"]
     parts = samples.unbind() if getattr(samples, "is_nested", False) else [samples]
-    if [part.ndim for part in parts] == [5, 3] and parts[0].shape[1] == VIDEO_CHANNELS and parts[1].shape[1] == AUDIO_CHANNELS:
+    if (
+        [part.ndim for part in parts] == [5, 3]
+        and parts[0].shape[1] == VIDEO_CHANNELS
+        and parts[1].shape[1] == AUDIO_CHANNELS
+    ):
         return parts[0], parts[1]
     if len(parts) == 1 and parts[0].ndim == 3 and parts[0].shape[1] == 1:
         advice = "This ComfyUI hands the 'denoised_output' of a sampler on as one row of numbers: use its first output."

@@ -9,6 +9,7 @@ import comfy.sd
 import torch
 
 from . import checkpoint
+from .choice import choose
 from .weight_file import read_weights
 
 # Core's own choices in Load Diffusion Model.
@@ -41,7 +42,7 @@ def load_model(model_path: str, audio_path: str | None, weight_dtype: str, disab
             raise ValueError(f"{name} holds both towers of Ovi: set 'audio_model' to 'in the same file'.")
         weights = checkpoint.join_towers(weights, _read_audio_tower(Path(audio_path)))
     try:
-        patcher = _build(weights, dict(WEIGHT_DTYPES[weight_dtype]), metadata, disable_dynamic)
+        patcher = _build(weights, dict(choose("weight_dtype", weight_dtype, WEIGHT_DTYPES)), metadata, disable_dynamic)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     patcher.cached_patcher_init = (load_model, (model_path, audio_path, weight_dtype))
@@ -59,7 +60,7 @@ def _read_audio_tower(path: Path) -> checkpoint.Weights:
     weights, _ = read_weights(path)
     if not checkpoint.has_audio_tower(weights):
         raise ValueError(
-            f"audio_model {path.name} holds no audio tower of Ovi: it has no '{checkpoint.AUDIO}{checkpoint.AUDIO_KEY}'. "
+            f"audio_model {path.name} holds no audio tower of Ovi: it has no '{checkpoint.AUDIO_KEY}'. "
             "Choose the audio file that came with the video file."
         )
     if checkpoint.has_video_tower(weights):
@@ -76,6 +77,6 @@ def _not_ovi(name: str, audio: bool) -> str:
     if audio:
         return f"{name} holds only the audio tower of Ovi: choose it as 'audio_model' and the video file as 'model'."
     return (
-        f"{name} is not an Ovi model: it has no '{checkpoint.FUSION_KEY}'. An Ovi file holds a video and an audio tower, "
-        "for example model_960x960.safetensors. For a plain Wan 2.2 file use the node 'Load Diffusion Model'."
+        f"{name} is not an Ovi model: it has no '{checkpoint.FUSION_KEY}'. An Ovi file holds a video and an audio "
+        "tower, for example model_960x960.safetensors. For a plain Wan 2.2 file use the node 'Load Diffusion Model'."
     )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from einops import rearrange
-from torch import Tensor, nn
-
 import comfy.ldm.common_dit
 import comfy.patcher_extension
 import comfy.utils
+import torch
+from einops import rearrange
+from torch import Tensor, nn
 
 from .blocks import Block, Head, in_own_precision
 from .config import AudioTowerConfig, TowerConfig, VideoTowerConfig
@@ -57,9 +56,7 @@ class Tower(nn.Module):
             nn.SiLU(),
             in_own_precision(operations.Linear(dim, dim, **factory)),
         )
-        self.time_projection = nn.Sequential(
-            nn.SiLU(), in_own_precision(operations.Linear(dim, 6 * dim, **factory))
-        )
+        self.time_projection = nn.Sequential(nn.SiLU(), in_own_precision(operations.Linear(dim, 6 * dim, **factory)))
         self.blocks = nn.ModuleList(Block(config, factory, operations) for _ in range(config.num_layers))
         self.head = Head(config, cells, factory, operations)
 
@@ -124,7 +121,13 @@ class OviModel(Tower):
     """The transformer of pictures, [B, 48, F, H, W], with the transformer of sound inside."""
 
     def __init__(
-        self, video: VideoTowerConfig, audio: AudioTowerConfig, image_model=None, dtype=None, device=None, operations=None
+        self,
+        video: VideoTowerConfig,
+        audio: AudioTowerConfig,
+        dtype=None,
+        device=None,
+        operations=None,
+        **_core,
     ):
         factory = {"device": device, "dtype": dtype}
         patch = video.patch_size
@@ -133,7 +136,9 @@ class OviModel(Tower):
         self.patch_embedding = operations.Conv3d(video.in_dim, video.dim, patch, stride=patch, **factory)
         self.audio_model = AudioTower(audio, factory, operations)
 
-    def forward(self, x, timestep, context: Tensor, audio_context: Tensor | None = None, transformer_options={}, **kwargs):
+    def forward(
+        self, x, timestep, context: Tensor, audio_context: Tensor | None = None, transformer_options={}, **kwargs
+    ):
         """Return the velocity of every latent given, in the form it was given.
 
         x: [video [B, 48, F, H, W], audio [B, 20, L]], or one of the two alone, which then goes through its tower alone.
@@ -150,7 +155,9 @@ class OviModel(Tower):
                 comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
             ),
         )
-        packed = executor.execute(packed, timestep, context, audio_context, transformer_options, shapes=shapes, **kwargs)
+        packed = executor.execute(
+            packed, timestep, context, audio_context, transformer_options, shapes=shapes, **kwargs
+        )
         velocities = _unpack(packed, shapes)
         return velocities[0] if alone else velocities
 
@@ -211,16 +218,18 @@ class OviModel(Tower):
 Hidden = tuple[Tensor, ...]
 
 
-def run_blocks(blocks: tuple[Block, ...], hidden: Hidden, given: tuple[Given, ...], transformer_options: dict) -> Hidden:
+def run_blocks(
+    blocks: tuple[Block, ...], hidden: Hidden, given: tuple[Given, ...], transformer_options: dict
+) -> Hidden:
     """One block of each tower: self-attention in each, then each reads the other as it stands after that."""
     rows = [block.rows(g.time) for block, g in zip(blocks, given, strict=True)]
     attended = [
-        block.attend(x, row, g.rope, transformer_options)
+        block.first_half(x, row, g.rope, transformer_options)
         for block, x, row, g in zip(blocks, hidden, rows, given, strict=True)
     ]
     others = [(x, g.rope) for x, g in zip(attended, given, strict=True)][::-1] if len(blocks) > 1 else [None]
     return tuple(
-        block.read_and_think(x, row, g.text, g.rope, other, transformer_options)
+        block.second_half(x, row, g.text, g.rope, other, transformer_options)
         for block, x, row, g, other in zip(blocks, attended, rows, given, others, strict=True)
     )
 

@@ -105,13 +105,6 @@ class Clip:
     sample_rate: int = 0
 
 
-def find_container(name: str) -> Container:
-    """The container of that name; ComfyUI 0.3.75 does not check what a workflow file asks of a list."""
-    if name not in CONTAINERS:
-        raise ValueError(f"format is '{name}': expected {', '.join(CONTAINERS)}.")
-    return CONTAINERS[name]
-
-
 def frame_rate(fps: float) -> Fraction:
     """Frames a second as an exact fraction: 23.976, 29.97, 59.94 are the television rates 24000/1001 and so on."""
     if not 0 < fps < float("inf"):

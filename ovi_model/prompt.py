@@ -32,7 +32,7 @@ SOUND_FORMS = {"Audio:": sound_as_audio, "<AUDCAP>": sound_as_tags, "as written"
 
 
 def check_prompt(prompt: str) -> None:
-    """Raise ValueError naming the first speech or sound tag that is not closed, not opened or misspelt, and its place."""
+    """Raise ValueError naming the first tag that is not closed, not opened or misspelt, and its place."""
     if not prompt.strip():
         raise ValueError("The prompt is empty. Describe the picture, put speech in <S>...<E> and end with the sound.")
     for wrong, right in CLOSING_MISTAKES.items():
@@ -77,6 +77,9 @@ def _encode(clip, text: str) -> list:
     length = conditioning[0][0].shape[1]
     if length > TEXT_LENGTH:
         logging.warning(
-            "Ovi reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026", TEXT_LENGTH, length, text[:40]
+            "Ovi reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026",
+            TEXT_LENGTH,
+            length,
+            text[:40],
         )
     return conditioning

@@ -7,9 +7,8 @@ Source: character-ai/Ovi, ovi/modules/model.py, rope_params and rope_apply; arXi
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from comfy.ldm.flux.math import apply_rope1, rope
+from torch import Tensor
 
 from .config import AUDIO_ROPE_SCALE, AUDIO_STEPS_PER_INTERVAL, ROPE_THETA
 

@@ -38,10 +38,11 @@ class _Seen(NamedTuple):
 
 
 @torch.no_grad()
-def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None = None, callback=None, disable=None):
+def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None = None, callback=None, **_unused):
     """Sample with ComfyUI's sampler interface; x [B, ...] keeps its shape, one model call a step.
 
-    model: ComfyUI's denoiser, which returns the predicted clean latent for a noise level, and holds the `noise` of this run.
+    model: ComfyUI's denoiser; called with x and noise levels [B] it returns the clean latent it predicts, and it holds
+    the `noise` of this run.
     Raises ValueError unless every noise level is below the last.
     """
     levels = [float(sigma) for sigma in sigmas]
@@ -53,7 +54,7 @@ def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None 
         # ComfyUI scales the first noise by the first sigma; the reference starts from noise as drawn.
         x = x + (1 - levels[0]) * model.noise
     previous = last = None
-    order = 1
+    start, order = x, 1
     for i in range(len(levels) - 1):
         denoised = model(x, levels[i] * rows, **(extra_args or {}))
         here = _Seen(levels[i], denoised)

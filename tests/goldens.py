@@ -37,7 +37,7 @@ def small_weights() -> dict[str, Tensor]:
 
 
 def small_configs() -> tuple[config.VideoTowerConfig, config.AudioTowerConfig]:
-    """Two heads of 16 channels, three blocks, 16 rows of text: narrower than the 128 channels a head that files have."""
+    """Two heads of 16 channels (files have 128), three blocks, 16 rows of text."""
     sizes = load("fusion_t32_t2av")[1]["config"]
     video = config.VideoTowerConfig(**_sizes(sizes["video"]))
     return video, config.AudioTowerConfig(**_sizes(sizes["audio"]), patch_hidden=256)

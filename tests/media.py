@@ -11,7 +11,7 @@ from comfyui_ovi.ovi_model import mux
 def save(folder, format_name, images, fps=24, audio=None, quality=80, metadata=None, on_frame=lambda: None):
     (clip,) = mux.split_clips(images, fps, audio)
     path = folder / f"clip.{format_name}"
-    mux.write_clip(path, clip, mux.find_container(format_name), quality, metadata or {}, on_frame)
+    mux.write_clip(path, clip, mux.CONTAINERS[format_name], quality, metadata or {}, on_frame)
     return path
 
 

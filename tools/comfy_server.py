@@ -16,6 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXTENSION = "comfyui-ovi"
 FOLDERS = ("input", "output", "temp", "custom_nodes", "models", "user/default/workflows")
+CPU_FLAGS = ("--cpu", "--use-pytorch-cross-attention")
 QUIET_PAGE = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
@@ -110,7 +111,7 @@ def running_server(comfyui: Path, base: Path, *, cpu: bool = True, seconds: floa
     port = _free_port()
     command = [sys.executable, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--database-url", f"sqlite:///{(base / 'user/comfyui.db').as_posix()}"]
-    command += ["--disable-auto-launch", "--disable-api-nodes", "--dont-print-server", *(["--cpu"] if cpu else [])]
+    command += ["--disable-auto-launch", "--disable-api-nodes", "--dont-print-server", *(CPU_FLAGS if cpu else [])]
     log = base / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)

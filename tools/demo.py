@@ -14,7 +14,7 @@ import aiohttp
 import torch
 from comfy_server import REPOSITORY, Server, ServerError, make_base_directory, running_server, validation_text
 from contact_sheet import Clip, draw_sheet, read_clip
-from small_files import with_small_files
+from small_files import with_small_files, with_small_picture
 
 WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_text_to_audio_video.json"
 CHECKPOINTS = REPOSITORY / "tools" / "make_small_checkpoints.py"
@@ -136,7 +136,7 @@ def make_checkpoints(comfyui: Path, models: Path) -> None:
 
 def make_clip(comfyui: Path, base: Path, workflow: Path) -> tuple[Path, dict]:
     """Run the workflow in a server of its own; return the path of the video and the workflow."""
-    prompt = with_small_files(json.loads(workflow.read_text(encoding="utf-8")))
+    prompt = with_small_picture(with_small_files(json.loads(workflow.read_text(encoding="utf-8"))))
     make_base_directory(base)
     say("making small checkpoints")
     make_checkpoints(comfyui, base / "models")

@@ -1,4 +1,4 @@
-"""Puts the small checkpoints in the place of the released files a shared workflow names."""
+"""Fits a shared workflow to the small checkpoints and to two CPU cores: other files, a smaller picture."""
 
 import copy
 
@@ -15,6 +15,7 @@ SMALL_FILES = {
     ("UpscaleModelLoader", "model_name"): "small_2x.safetensors",
 }
 SKIPPED_LAYER = 1
+SIZE = {"width": 192, "height": 128}
 
 
 def with_small_files(prompt: dict) -> dict:
@@ -30,4 +31,13 @@ def with_small_files(prompt: dict) -> dict:
                 node["inputs"][name] = small
         if node["class_type"] == "OviGuidance" and node["inputs"]["skip_layer"] > SKIPPED_LAYER:
             node["inputs"]["skip_layer"] = SKIPPED_LAYER
+    return prompt
+
+
+def with_small_picture(prompt: dict) -> dict:
+    """Return a copy of an API-format workflow whose OviLatent is small; its length and every other setting stay."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        if node["class_type"] == "OviLatent":
+            node["inputs"] |= SIZE
     return prompt

@@ -42,7 +42,7 @@ class OviSizes:
 
     dim: int = 256
     ffn_dim: int = 384
-    layers: int = 3
+    layers: int = 12
     text_dim: int = 64
     freq_dim: int = 256
     video_channels: int = 48

@@ -33,7 +33,9 @@ def forward(twin, tensors, about, dtype=torch.float32):
         by_frame[:, 0] = 0
         timestep = [by_frame, timestep]
     pair = twin([video, audio.mT], timestep, context, audio_context, transformer_options=options)
-    return {f"pred_{name}{i}": x[int(i[1:] or 0)] for name, x in (("video", pair[0]), ("audio", pair[1].mT)) for i in batch}
+    return {
+        f"pred_{name}{i}": x[int(i[1:] or 0)] for name, x in (("video", pair[0]), ("audio", pair[1].mT)) for i in batch
+    }
 
 
 def squeezed(x):

@@ -26,7 +26,9 @@ def starting_latent(recorded, latent_format):
     video[:, :, :1] = recorded["first_frame_latent"]
     video_mask = torch.ones_like(video[:, :1])
     video_mask[:, :, 0] = 0
-    return NestedTensor([latent_format.process_out(video), audio]), NestedTensor([video_mask, torch.ones_like(audio[:, :1])])
+    return NestedTensor([latent_format.process_out(video), audio]), NestedTensor(
+        [video_mask, torch.ones_like(audio[:, :1])]
+    )
 
 
 def run(name, dtype=torch.float32, each_alone=False):
@@ -48,7 +50,16 @@ def run(name, dtype=torch.float32, each_alone=False):
     sampler = comfy.samplers.KSAMPLER(solver.sample_flow_unipc)
     sigmas = solver.shifted_sigmas(about["steps"], about["shift"])
     final = comfy.sample.sample_custom(
-        model, noise, about["video_cfg"], sampler, sigmas, positive, negative, latent, noise_mask=mask, disable_pbar=True
+        model,
+        noise,
+        about["video_cfg"],
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        latent,
+        noise_mask=mask,
+        disable_pbar=True,
     )
     video, audio = final.unbind()
     return recorded, seen, model.model.latent_format.process_in(video)[0], audio[0].mT

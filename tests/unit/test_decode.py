@@ -102,5 +102,5 @@ def test_a_video_vae_with_other_channels(vaes, monkeypatch):
 
 
 def test_an_unknown_tiling(vaes):
-    with pytest.raises(ValueError, match=r"'tiling' of Ovi Decode is 'maybe'; choose one of auto, on, off"):
+    with pytest.raises(ValueError, match="tiling is 'maybe'; choose one of 'auto', 'on', 'off'"):
         decode.decode(pair(), *vaes, "maybe")

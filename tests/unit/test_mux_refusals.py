@@ -126,8 +126,3 @@ FRAMES = torch.zeros(4, 32, 32, 3)
 def test_what_cannot_be_saved_is_said(images, fps, audio, message):
     with pytest.raises(ValueError, match=message):
         mux.split_clips(images, fps, audio)
-
-
-def test_an_unknown_format_is_named():
-    with pytest.raises(ValueError, match="format is 'avi': expected mp4, webm, mov"):
-        mux.find_container("avi")

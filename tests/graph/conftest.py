@@ -1,0 +1,48 @@
+"""What every graph test has: the test-only nodes, one executor a module, and a log in which this extension is silent."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from small_graph import TEST_NODES, CountForwards, Graph
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return Graph()
+
+
+@pytest.fixture(scope="module")
+def executor(runtime):
+    """An executor whose cache lives as long as the module, so that equal parts of workflows run once."""
+    return runtime.new_executor()
+
+
+@pytest.fixture
+def run(runtime, executor, monkeypatch):
+    """Run a Graph, which must succeed, with the test-only nodes at hand; the result of the run."""
+    for name, node in TEST_NODES.items():
+        monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, name, node)
+
+    def run_graph(graph: Graph, **options):
+        CountForwards.calls.clear()
+        result = runtime.run(graph.prompt, executor=executor, **options)
+        assert result.ok, result.error
+        return result
+
+    return run_graph
+
+
+@pytest.fixture(autouse=True)
+def silent_log(caplog):
+    """Fail a test during which a module of this repository logged a warning or an error."""
+    yield
+    records = [*caplog.get_records("setup"), *caplog.get_records("call")]
+    ours = [record for record in records if record.levelno >= logging.WARNING and _is_ours(record.pathname)]
+    assert not ours, [record.getMessage() for record in ours]
+
+
+def _is_ours(pathname: str) -> bool:
+    return Path(pathname).resolve().is_relative_to(REPOSITORY)

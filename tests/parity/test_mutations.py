@@ -1,0 +1,147 @@
+"""The goldens are sharp: change any one term of the model's equations and a recorded forward no longer fits."""
+
+import inspect
+import sys
+
+import comfy.ops
+import pytest
+import torch
+from comfyui_ovi.ovi_model import blocks, config, model, rope
+from goldens import load, relative_error, small_configs, small_weights
+
+TOLERANCE = 5e-6
+
+MUTATIONS = {
+    rope: [
+        ("2 * (head_dim // 6)", "head_dim // 6"),
+        (" * AUDIO_ROPE_SCALE", ""),
+        ("device=device) + start", "device=device) + 1"),
+        ("ROPE_THETA)[0]", "2 * ROPE_THETA)[0]"),
+        ("(num_heads, -1)", "(2 * num_heads, -1)"),
+        ("angles.cos(), angles.sin()", "angles.sin(), angles.cos()"),
+        ("ROPE_THETA ** (-", "2 * ROPE_THETA ** (-"),
+    ],
+    blocks: [
+        ("rotate(self.norm_q(self.q(x)), rope", "rotate(self.q(x), rope"),
+        ("rotate(self.norm_k(self.k(x)), rope", "rotate(self.k(x), rope"),
+        ("query = rotate(self.norm_q(self.q(x)), rope, self.num_heads)", "query = self.norm_q(self.q(x))"),
+        ("key = rotate(self.norm_k(self.k(x)), rope, self.num_heads)", "key = self.norm_k(self.k(x))"),
+        ("value = self.v(x)", "value = x"),
+        ("return self.o(optimized", "return (optimized"),
+        ("query = self.norm_q(self.q(x))\n        read", "query = self.q(x)\n        read"),
+        ("self.norm_k(self.k(text))", "self.k(text)"),
+        ("self.v(text))", "text)"),
+        ("hidden = self.pre_attn_norm_fusion(hidden)", "hidden = hidden"),
+        ("self.norm_k_fusion(self.k_fusion(hidden))", "self.k_fusion(hidden)"),
+        ("rotate(query, rope, self.num_heads), rotate(key", "query, rotate(key"),
+        ("rotate(key, other_rope, self.num_heads)", "key"),
+        ("read + attend(", "read - attend("),
+        ("self.v_fusion(hidden))", "hidden)"),
+        ("return self.o(read)", "return read"),
+        ('nn.GELU(approximate="tanh")', "nn.GELU()"),
+        ("(_cast(self.modulation, time).unsqueeze(1) + time).unbind", "time.unbind"),
+        ("rows[:3]", "rows[3:]"),
+        ("rows[3:]\n", "rows[:3]\n"),
+        ("modulate(self.norm1(x), shift, scale)", "self.norm1(x)"),
+        ("modulate(self.norm1(x)", "modulate(x"),
+        ("self.cross_attn(self.norm3(x)", "self.cross_attn(x"),
+        ("x = x + self.cross_attn", "x = self.cross_attn"),
+        ("modulate(self.norm2(x)", "modulate(x"),
+        ("self.ffn(modulate(", "(modulate("),
+        ("1 + scale.unsqueeze(2), shift.unsqueeze(2), x.dtype", "scale.unsqueeze(2), shift.unsqueeze(2), x.dtype"),
+        (
+            "1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype",
+            "scale.unsqueeze(2), shift.unsqueeze(2), time.dtype",
+        ),
+        ("shift.unsqueeze(2), x.dtype", "0 * shift.unsqueeze(2), x.dtype"),
+        ("shift.unsqueeze(2), time.dtype", "0 * shift.unsqueeze(2), time.dtype"),
+        ("_by_row(update, gate), gate.unsqueeze(2)", "_by_row(update, gate), 1 + 0 * gate.unsqueeze(2)"),
+        ("_by_row(self.norm(x), shift)", "_by_row(x, shift)"),
+        (
+            "(_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind",
+            "(_cast(self.modulation, time).unsqueeze(1) + 0 * time.unsqueeze(2)).unbind",
+        ),  # noqa: E501
+        ("eps=config.eps", "eps=1e-5"),
+    ],
+    model: [
+        ('nn.GELU(approximate="tanh")', "nn.GELU()"),
+        (
+            "self.text_embedding(nn.functional.pad(context, (0, 0, 0, self.config.text_length - context.shape[1])))",
+            "nn.functional.pad(self.text_embedding(context), (0, 0, 0, self.config.text_length - context.shape[1]))",
+        ),  # noqa: E501
+        ("nn.functional.silu(self.w1(x)) * self.w3(x)", "nn.functional.silu(self.w1(x))"),
+        ("nn.functional.silu(self.w1(x)) *", "self.w1(x) *"),
+        ("nn.SiLU(),\n            AudioPatchEmbedding", "nn.Identity(),\n            AudioPatchEmbedding"),
+        ("nn.SiLU(),\n            in_own", "nn.Identity(),\n            in_own"),
+        ("nn.SiLU(), in_own", "nn.Identity(), in_own"),
+        ("self.time_projection(embedding)", "self.time_projection(0 * embedding)"),
+        ("(p q r c)", "(c p q r)"),
+        ("b d f h w -> b (f h w) d", "b d f h w -> b (w h f) d"),
+        ("[(x, g.rope) for x, g in zip(attended,", "[(x, g.rope) for x, g in zip(hidden,"),
+        ("strict=True)][::-1] if", "strict=True)] if"),
+        ("is not self and audio_context is not None", "is self and audio_context is not None"),
+        ("if kind != NEGATIVE]", "]"),
+    ],
+}
+CASES = [(module, *pair) for module, pairs in MUTATIONS.items() for pair in pairs]
+
+
+class Mutated:
+    """Copies of the model's modules with one term changed; the modules that tests and ComfyUI use stay as they are."""
+
+    def __init__(self, changed, old: str, new: str):
+        self.modules = {}
+        for module in (config, rope, blocks, model):
+            source = inspect.getsource(module)
+            if module is changed:
+                assert old in source, f"{old!r} is no longer in {module.__name__}: update the table"
+                source = source.replace(old, new)
+            name = f"{module.__package__}.mutated_{module.__name__.rpartition('.')[2]}"
+            for original in ("config", "rope", "blocks"):
+                source = source.replace(f"from .{original} import", f"from .mutated_{original} import")
+            copy = type(sys)(name)
+            copy.__package__ = module.__package__
+            self.modules[name] = sys.modules[name] = copy
+            exec(compile(source, name, "exec"), copy.__dict__)  # noqa: S102
+        self.twin = copy.OviModel
+
+    def close(self) -> None:
+        for name in self.modules:
+            del sys.modules[name]
+
+
+def largest_error(twin_class) -> float:
+    """Largest error over one recorded forward from an image, with a skipped layer."""
+    tensors, about = load("fusion_t32_i2av_slg2")
+    video, audio = small_configs()
+    twin = twin_class(video, audio, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    twin.load_state_dict(small_weights(), strict=True)
+    time = tensors["t"][:, None].repeat(1, tensors["video"].shape[1])
+    time[:, 0] = 0
+    options = {"cond_or_uncond": [1], "ovi_skip_layer": about["kwargs"]["slg_layer"]}
+    texts = (tensors["vid_context"][None], tensors["audio_context"][None])
+    with torch.no_grad():
+        pair = twin([tensors["video"][None], tensors["audio"].mT[None]], [time, tensors["t"]], *texts, options)
+    errors = relative_error(pair[0][0], tensors["pred_video"]), relative_error(pair[1][0].mT, tensors["pred_audio"])
+    return max(errors)
+
+
+def test_the_copies_unchanged_fit():
+    copies = Mutated(None, "", "")
+    try:
+        assert largest_error(copies.twin) <= TOLERANCE
+    finally:
+        copies.close()
+
+
+@pytest.mark.parametrize(("module", "old", "new"), CASES, ids=[f"{old[:40]} > {new[:40]}" for _, old, new in CASES])
+def test_a_changed_term_shows(module, old, new):
+    copies = Mutated(module, old, new)
+    try:
+        error = largest_error(copies.twin)
+    except (RuntimeError, ValueError, IndexError) as refused:  # shapes that no longer fit show just as well
+        error = float("inf")
+        assert refused.args
+    finally:
+        copies.close()
+    assert not error <= TOLERANCE
