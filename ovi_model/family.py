@@ -122,10 +122,9 @@ class OviBase(comfy.model_base.BaseModel):
             return NestedTensor([process(video), *rest])
         if latent.ndim == 5:
             return process(latent)
-        shapes = self.latent_shapes
-        if shapes is None or len(shapes) < 2:
+        if latent.shape[1] != 1:
             return latent
-        video, *rest = comfy.utils.unpack_latents(latent, shapes)
+        video, *rest = comfy.utils.unpack_latents(latent, self.latent_shapes)
         return comfy.utils.pack_latents([process(video), *rest])[0]
 
     @staticmethod

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
+MODEL = "ovi_four_blocks.safetensors"
 PROMPT = "A man at a window says <S>Hello there.<E> Audio: rain on glass"
 Link = list
 
@@ -25,7 +26,7 @@ class Graph:
         for link in links:
             self.add("PreviewAny", source=link)
 
-    def model(self, file: str = "ovi_small.safetensors", weight_dtype: str = "default") -> Link:
+    def model(self, file: str = MODEL, weight_dtype: str = "default") -> Link:
         return self.add("UNETLoader", unet_name=file, weight_dtype=weight_dtype)
 
     def clip(self) -> Link:
@@ -54,7 +55,12 @@ class Graph:
     def sample_advanced(self, model: Link, text: Link, latent: Link, **inputs: Any) -> Link:
         """Add stock KSamplerAdvanced: all of four steps of euler, cfg 4; inputs replaces any of its inputs."""
         defaults = {"noise_seed": 7, "steps": 4, "cfg": 4.0, "sampler_name": "euler", "scheduler": "simple"}
-        defaults |= {"add_noise": "enable", "start_at_step": 0, "end_at_step": 4, "return_with_leftover_noise": "disable"}
+        defaults |= {
+            "add_noise": "enable",
+            "start_at_step": 0,
+            "end_at_step": 4,
+            "return_with_leftover_noise": "disable",
+        }
         links = {"model": model, "positive": text, "negative": output(text, 1), "latent_image": latent}
         return self.add("KSamplerAdvanced", **defaults | links | inputs)
 

@@ -9,28 +9,22 @@ SMALL_FILES = {
     ("OviTextEncoderLoader", "text_encoder"): "umt5_small.safetensors",
     ("CLIPLoader", "clip_name"): "umt5_small.safetensors",
     ("VAELoader", "vae_name"): "wan22_tiny_small.safetensors",
-    ("OviAudioVAELoader", "vae"): "mmaudio_small.safetensors",
-    ("OviAudioVAELoader", "vocoder"): "in the same file",
+    ("OviAudioVAELoader", "vae"): "mmaudio_vae_small.pth",
+    ("OviAudioVAELoader", "vocoder"): "bigvgan_small.pt",
     ("LoraLoaderModelOnly", "lora_name"): "ovi_small_lora.safetensors",
     ("UpscaleModelLoader", "model_name"): "small_2x.safetensors",
 }
-SKIPPED_LAYER = 1
 SIZE = {"width": 192, "height": 128}
 
 
 def with_small_files(prompt: dict) -> dict:
-    """Return a copy of an API-format workflow that loads the small files; nothing but the files it names changes.
-
-    The one exception is OviGuidance's skip_layer, which becomes a block that the small model has.
-    """
+    """Return a copy of an API-format workflow that loads the small files; nothing but the files it names changes."""
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
         for name in node["inputs"]:
             small = SMALL_FILES.get((node["class_type"], name))
             if small:
                 node["inputs"][name] = small
-        if node["class_type"] == "OviGuidance" and node["inputs"]["skip_layer"] > SKIPPED_LAYER:
-            node["inputs"]["skip_layer"] = SKIPPED_LAYER
     return prompt
 
 

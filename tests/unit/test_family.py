@@ -1,0 +1,156 @@
+"""What the sampler asks of the family: latents, masks, timesteps, memory, windows, LoRA names, detection."""
+
+import comfy.lora
+import comfy.model_detection
+import comfy.supported_models
+import comfy.utils
+import pytest
+import torch
+from comfy.nested_tensor import NestedTensor
+from comfyui_ovi.ovi_model import family
+from goldens import small_patcher, small_weights
+
+VIDEO, AUDIO = (2, 48, 3, 4, 6), (2, 20, 10)
+
+
+@pytest.fixture
+def base():
+    return small_patcher().model
+
+
+def pair(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(VIDEO, generator=generator), torch.randn(AUDIO, generator=generator)
+
+
+def pack(*parts):
+    return comfy.utils.pack_latents(parts)[0]
+
+
+def mask(video=1.0, audio=1.0):
+    """Packed sampler masks; numbers, or tensors that spread over the stream."""
+    return pack(*(torch.ones(shape) * part for shape, part in ((VIDEO, video), (AUDIO, audio))))
+
+
+@pytest.mark.parametrize("direction", ["process_in", "process_out"])
+def test_only_the_video_is_normalised_in_every_form_of_latent(base, direction):
+    video, audio = pair()
+    base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
+    process = {"process_in": base.process_latent_in, "process_out": base.process_latent_out}[direction]
+    expected = getattr(base.latent_format, direction)(video)
+    assert not torch.equal(expected, video)
+    assert torch.equal(process(pack(video, audio)), pack(expected, audio))
+    assert torch.equal(process(video), expected)
+    assert torch.equal(process(audio), audio)
+    nested = process(NestedTensor([video, audio])).unbind()
+    assert torch.equal(nested[0], expected)
+    assert torch.equal(nested[1], audio)
+
+
+def first_frame(held):
+    """A video mask that holds the first frame of the first clip, all of it or its upper half."""
+    video = torch.ones(2, 1, 3, 4, 6)
+    video[0, :, 0, : 4 if held == "whole" else 2] = 0
+    return video
+
+
+def test_a_held_first_frame_is_clean_and_at_time_zero(base):
+    video, audio = pair()
+    noise = pack(*pair(1))
+    shapes = base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
+    out = base.extra_conds(denoise_mask=mask(first_frame("whole")), latent_shapes=shapes, device="cpu", noise=noise)
+    clean = out["clean_frames"].cond
+    times = base.process_timestep(torch.tensor([500.7, 500.7]), x=noise, clean_frames=clean)
+    assert times[0].tolist() == [[0, 500, 500], [500, 500, 500]]
+    assert times[1].tolist() == [500, 500]
+
+    held = base.scale_latent_inpaint(sigma=torch.full((2,), 0.25), noise=noise, latent_image=pack(video, audio))
+    noised = 0.25 * noise + 0.75 * pack(video, audio)
+    held_video, held_audio = comfy.utils.unpack_latents(held, shapes)
+    noised_video, noised_audio = comfy.utils.unpack_latents(noised, shapes)
+    assert torch.equal(held_video[0, :, 0], video[0, :, 0])
+    assert torch.allclose(held_video[0, :, 1:], noised_video[0, :, 1:])
+    assert torch.allclose(held_video[1], noised_video[1])
+    assert torch.allclose(held_audio, noised_audio)
+
+
+@pytest.mark.parametrize(
+    "held", [mask(first_frame("half")), mask(audio=0.0), mask(video=torch.tensor([1.0, 0, 1]).view(1, 1, 3, 1, 1))]
+)
+def test_anything_else_held_is_noised_under_the_common_time(base, held):
+    shapes = base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
+    noise = pack(*pair(1))
+    out = base.extra_conds(denoise_mask=held, latent_shapes=shapes, device="cpu", noise=noise)
+    times = base.process_timestep(torch.tensor([500.0, 500.0]), x=noise, clean_frames=out["clean_frames"].cond)
+    assert (times[0] == 500).all()
+    scaled = base.scale_latent_inpaint(sigma=torch.full((2,), 0.25), noise=noise, latent_image=pack(*pair()))
+    assert torch.allclose(scaled, 0.25 * noise + 0.75 * pack(*pair()))
+
+
+def test_without_a_mask_no_frame_is_clean(base):
+    shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
+    base.extra_conds(denoise_mask=mask(first_frame("whole")), latent_shapes=shapes, device="cpu", noise=None)
+    out = base.extra_conds(latent_shapes=shapes, device="cpu", noise=None)
+    assert "clean_frames" not in out
+    assert base.clean_frames is None
+    assert base.process_timestep(torch.tensor([999.9]), x=pack(*pair())).tolist() == [999]
+
+
+def test_texts_form_a_batch_whatever_their_length(base):
+    positive = base.extra_conds(cross_attn=torch.randn(1, 9, 32), device="cpu", noise=None)
+    negative = base.extra_conds(
+        cross_attn=torch.randn(1, 30, 32), audio_context=torch.ones(1, 2, 32), device="cpu", noise=None
+    )
+    assert positive.keys() == negative.keys()
+    for key in ("c_crossattn", "audio_context"):
+        assert positive[key].cond.shape == negative[key].cond.shape == (1, 16, 32)
+    assert torch.equal(positive["audio_context"].cond, positive["c_crossattn"].cond)
+    assert negative["audio_context"].cond.sum() == 64
+
+
+def test_text_of_another_encoder_is_refused(base):
+    with pytest.raises(ValueError, match=r"encoded 768 wide, but this Ovi reads 32.*umT5"):
+        base.extra_conds(cross_attn=torch.randn(1, 9, 768), device="cpu", noise=None)
+
+
+def test_memory_goes_by_cells_not_by_channels(base):
+    cells = 31 * 44 * 80
+    packed = base.memory_required([1, 1, 48 * cells + 20 * 157])
+    plain = base.memory_required([1, 48, 31, 44, 80])
+    assert plain <= packed <= plain * 1.01
+    assert base.memory_required([2, 1, 48 * cells]) == pytest.approx(2 * plain)
+
+
+def test_windows_of_sound_follow_the_picture_without_gap_or_overlap(base):
+    shapes = [torch.Size((1, 48, 31, 4, 6)), torch.Size((1, 20, 157))]
+    windows = [list(range(16)), list(range(16, 31))]
+    sounds = [base.map_context_window_to_modalities(window, shapes, 2)[1] for window in windows]
+    assert sounds[0] + sounds[1] == list(range(157))
+    assert sounds[1][0] == round(16 * 157 / 30)
+    assert base.map_context_window_to_modalities([0, 1], shapes[:1], 2) == [[0, 1]]
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer.", "base_model.model.", "video_model.", "diffusion_model."])
+@pytest.mark.parametrize("layer", ["blocks.1.self_attn.q", "audio_model.blocks.1.cross_attn.k_fusion"])
+def test_lora_names(base, prefix, layer):
+    assert comfy.lora.model_lora_keys_unet(base, {})[prefix + layer] == f"diffusion_model.{layer}.weight"
+
+
+def test_registering_again_changes_nothing():
+    before = list(comfy.supported_models.models), comfy.model_detection.detect_unet_config
+    family.register()
+    assert (comfy.supported_models.models, comfy.model_detection.detect_unet_config) == before
+    assert before[0].count(family.OviConfig) == 1
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_detection_under_either_prefix(prefix):
+    weights = {prefix + key: tensor for key, tensor in small_weights().items()}
+    # Heads of files are 128 wide; the small model of the goldens is narrower than one.
+    with pytest.raises(ValueError, match="32 wide; the width of Ovi is a multiple of 128"):
+        comfy.model_detection.detect_unet_config(weights, prefix)
+
+
+def test_other_models_are_left_to_core():
+    wan = {key: tensor for key, tensor in small_weights().items() if "fusion" not in key and "audio" not in key}
+    assert comfy.model_detection.detect_unet_config(wan, "")["image_model"] == "wan2.1"

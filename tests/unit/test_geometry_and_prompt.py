@@ -1,0 +1,62 @@
+"""Sizes, lengths and prompts at their limits, and what is said beyond them."""
+
+import pytest
+from comfyui_ovi.ovi_model import geometry, prompt
+
+
+@pytest.mark.parametrize(("frames", "cells", "steps"), [(1, 1, 1), (5, 2, 5), (121, 31, 157), (241, 61, 314)])
+def test_lengths(frames, cells, steps):
+    assert geometry.video_cells(frames) == cells
+    assert geometry.audio_steps(cells) == steps
+    assert abs(steps * 512 / 16000 - frames / 24) < 0.13
+
+
+def test_samples_of_a_video():
+    assert geometry.video_samples(121) == 80667
+    assert geometry.video_samples(24) == 16000
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((500, 512, 121), "width is 500 pixels; it must be a multiple of 32: 480 or 512"),
+        ((512, 0, 121), "height is 0 pixels; it must be a multiple of 32: 32 or 64"),
+        ((512, -7, 121), "height is -7 pixels; it must be a multiple of 32: 32 or 64"),
+        ((512, 512, 120), r"length is 120 frames; it must be 4n \+ 1: 117 or 121"),
+        ((512, 512, 0), r"length is 0 frames; it must be 4n \+ 1: 1 or 5"),
+    ],
+)
+def test_sizes_the_model_does_not_have(size, message):
+    with pytest.raises(ValueError, match=message):
+        geometry.check_size(*size)
+
+
+@pytest.mark.parametrize("size", [(32, 32, 1), (960, 960, 121), (1280, 704, 241)])
+def test_sizes_the_model_has(size):
+    geometry.check_size(*size)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "prompt is empty"),
+        (" \n ", "prompt is empty"),
+        ("A man says <S>Hi there. Audio: wind", r"'<S>' at line 1, column 12 .*Hi there.* is not closed: add '<E>'"),
+        ("One.\nTwo <S>Hi</S>", r"'</S>' at line 2, column 10 .* is not a tag of Ovi: write '<E>'"),
+        ("<S>One <S>two<E>", r"'<S>' at line 1, column 8 .* opens before the last '<S>' is closed"),
+        ("One<E> two", r"'<E>' at line 1, column 4 .* closes nothing"),
+        ("A cat. <AUDCAP>purr", r"'<AUDCAP>' at line 1, column 8 .* is not closed: add '<ENDAUDCAP>'"),
+        ("A cat. purr<ENDAUDCAP>", "'<ENDAUDCAP>' at line 1, column 12 .* closes nothing"),
+        ("A cat. <AUDCAP>purr</AUDCAP>", "'</AUDCAP>' .* write '<ENDAUDCAP>'"),
+    ],
+)
+def test_prompts_that_the_model_would_misread(text, message):
+    with pytest.raises(ValueError, match=message):
+        prompt.check_prompt(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["A cat.", "<S>Hi!<E> <S>Ho.<E> Audio: wind", "a < b <AUDCAP>x\ny<ENDAUDCAP>", "猫 (1.2)"]
+)
+def test_prompts_that_are_fine(text):
+    prompt.check_prompt(text)
