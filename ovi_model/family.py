@@ -167,8 +167,6 @@ def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:
     if denoise_mask is None:
         return None
     if denoise_mask.ndim == 3:
-        if shapes is None or len(shapes) < 2:
-            return None
         denoise_mask = comfy.utils.unpack_latents(denoise_mask, shapes)[0]
     frames = denoise_mask.new_zeros(denoise_mask.shape[0], 1, denoise_mask.shape[2], 1, 1)
     frames[:, 0, 0, 0, 0] = (denoise_mask[:, :, 0].flatten(1).amax(dim=1) == 0).to(frames.dtype)

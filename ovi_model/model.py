@@ -6,6 +6,7 @@ Source: character-ai/Ovi, ovi/modules/fusion.py, FusionModel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import comfy.ldm.common_dit
@@ -120,6 +121,8 @@ class AudioTower(Tower):
 class OviModel(Tower):
     """The transformer of pictures, [B, 48, F, H, W], with the transformer of sound inside."""
 
+    config: VideoTowerConfig
+
     def __init__(
         self,
         video: VideoTowerConfig,
@@ -178,7 +181,7 @@ class OviModel(Tower):
         ]
         return comfy.utils.pack_latents(velocities)[0]
 
-    def _run_blocks(self, towers: list[Tower], entered: list[Entered], transformer_options: dict) -> Hidden:
+    def _run_blocks(self, towers: Sequence[Tower], entered: list[Entered], transformer_options: dict) -> Hidden:
         """Every block of one tower, or of both in lock step; a block may be replaced as core's other models allow."""
         replacements = transformer_options.get("patches_replace", {}).get("dit", {})
         transformer_options["total_blocks"] = len(self.blocks)
@@ -201,7 +204,8 @@ class OviModel(Tower):
         """video [B, 48, F, H, W], timestep [B] or [B, F], context [B, T, text_dim]."""
         embedding, time = self.embed_time(timestep, video.dtype)
         cells = self.patch_embedding(comfy.ldm.common_dit.pad_to_patch_size(video, self.config.patch_size))
-        rope = video_rotations(*cells.shape[2:], self.config.head_dim, video.device)
+        frames, rows, columns = cells.shape[2:]
+        rope = video_rotations(frames, rows, columns, self.config.head_dim, video.device)
         hidden = rearrange(cells, "b d f h w -> b (f h w) d")
         return Entered(hidden, Given(time, self.embed_text(context), rope), embedding)
 
@@ -211,7 +215,8 @@ class OviModel(Tower):
         f, h, w = (-(-size // side) for size, side in zip(shape[2:], patch, strict=True))
         cells = self.head(hidden, embedding)
         order = "b (f h w) (p q r c) -> b c (f p) (h q) (w r)"
-        return rearrange(cells, order, f=f, h=h, w=w, p=p, q=q, r=r)[:, :, : shape[2], : shape[3], : shape[4]]
+        video = rearrange(cells, order, f=f, h=h, w=w, p=p, q=q, r=r)
+        return video[:, :, : shape[2], : shape[3], : shape[4]]
 
 
 # Hidden states [B, L, D] of the towers in use, the video tower first.

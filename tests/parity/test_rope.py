@@ -1,5 +1,7 @@
 """Rotations at the real head size against the reference's complex float64 ones."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from comfyui_ovi.ovi_model import rope
@@ -29,3 +31,11 @@ def test_sound_turns_with_time_channels_alone():
 def test_a_window_of_sound_keeps_its_place_on_the_clock():
     whole = rope.audio_rotations(40, 128, "cpu")
     assert torch.allclose(rope.audio_rotations(30, 128, "cpu", start=10.0), whole[:, 10:], atol=1e-6)
+
+
+@pytest.mark.parametrize(("anchor", "offset"), [(None, 84 - 16 * 157 / 30), (15, 84 - 15 * 157 / 30)])
+def test_the_sound_of_a_window_starts_where_its_first_picture_does(anchor, offset):
+    sound = SimpleNamespace(index_list=list(range(84, 157)))
+    window = SimpleNamespace(index_list=list(range(16, 31)), modality_windows={1: sound}, causal_anchor_index=anchor)
+    assert rope.window_offset(window) == pytest.approx(offset)
+    assert rope.window_offset(None) == 0
