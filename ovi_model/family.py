@@ -28,11 +28,11 @@ LORA_PREFIXES = ("", "transformer.", "base_model.model.", "video_model.", "diffu
 
 
 class OviLatent(comfy.latent_formats.Wan22):
-    """The video latent of Wan 2.2; sound is left as it is. Previews show the picture."""
+    """The video latent of Wan 2.2; previews show a frame of the picture."""
 
     def __init__(self):
         super().__init__()
-        self.latent_rgb_factors_reshape = _video_of
+        self.latent_rgb_factors_reshape = _middle_frame
         if not compat.NESTED_CALLBACKS:
             self.taesd_decoder_name = None  # the previewer of those cores cannot take a nested latent
 
@@ -164,7 +164,7 @@ def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:
     level of the run: a model with one clock for both towers loses their sync when one of them is given clean.
     denoise_mask: the sampler's, in the shape of the latent or of the pack; 0 is held.
     """
-    if denoise_mask is None:
+    if denoise_mask is None or (denoise_mask.ndim == 3 and len(shapes) < 2):
         return None
     if denoise_mask.ndim == 3:
         denoise_mask = comfy.utils.unpack_latents(denoise_mask, shapes)[0]
@@ -214,6 +214,8 @@ def _naming_ovi(original):
     return model_lora_keys_unet
 
 
-def _video_of(latent):
-    """The picture in what a previewer is given."""
-    return latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
+def _middle_frame(latent):
+    """The picture in what a previewer is given; not the first, which image-to-video holds from the start."""
+    video = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
+    middle = video.shape[2] // 2
+    return video[:, :, middle : middle + 1]

@@ -14,7 +14,7 @@ SMALL_FILES = {
     ("LoraLoaderModelOnly", "lora_name"): "ovi_small_lora.safetensors",
     ("UpscaleModelLoader", "model_name"): "small_2x.safetensors",
 }
-SIZE = {"width": 192, "height": 128}
+SIZE = {"width": 128, "height": 96}
 
 
 def with_small_files(prompt: dict) -> dict:

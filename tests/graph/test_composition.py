@@ -180,6 +180,7 @@ def test_a_compiled_model_gives_the_same(run, graph, model_folder, monkeypatch):
     """With the attention of graphics cards: the one for the CPU reads the free memory, which nothing compiles."""
     monkeypatch.setattr(blocks, "optimized_attention", attention_pytorch)
     torch._dynamo.utils.counters.clear()
+    torch._inductor.config.aot_inductor.debug_compile = True
     save_file(ovi_weights(OviSizes(layers=1), torch.float32, seed=1), model_folder / "ovi_one_block.safetensors")
     model, text = graph.model("ovi_one_block.safetensors"), graph.text()
     compiled = graph.add("TorchCompileModel", model=model, backend="inductor")

@@ -154,3 +154,10 @@ def test_detection_under_either_prefix(prefix):
 def test_other_models_are_left_to_core():
     wan = {key: tensor for key, tensor in small_weights().items() if "fusion" not in key and "audio" not in key}
     assert comfy.model_detection.detect_unet_config(wan, "")["image_model"] == "wan2.1"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_previews_show_the_middle_of_the_picture(base, nested):
+    video, audio = pair()
+    shown = base.latent_format.latent_rgb_factors_reshape(NestedTensor([video, audio]) if nested else video)
+    assert torch.equal(shown, video[:, :, 1:2])

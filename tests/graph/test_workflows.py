@@ -1,0 +1,231 @@
+"""The shared workflows: well laid out, equal to their API-format twins, and run on the small checkpoints."""
+
+import copy
+import json
+from itertools import combinations
+from pathlib import Path
+
+import comfy.sd
+import comfy.utils
+import numpy as np
+import pytest
+import torch
+from comfy.ldm.wan import vae2_2
+from comfyui_ovi.ovi_model import geometry
+from goldens import relative_error
+from media import decode
+from PIL import Image
+from small_files import with_small_files
+from small_graph import parts
+
+pytestmark = pytest.mark.graph
+
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+PATHS = sorted(FOLDER.glob("*.json"))
+NAMES = [path.stem for path in PATHS]
+TEXT, IMAGE, SIMPLE, LORA = (
+    "ovi_text_to_audio_video",
+    "ovi_image_to_audio_video",
+    "ovi_simple_ksampler",
+    "ovi_lora_upscale",
+)
+# What the canvas shows beside nodes that run, and the widgets it adds of its own.
+NOTES = {"MarkdownNote"}
+ONLY_ON_CANVAS = {"control_after_generate", "upload"}
+SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3}
+
+
+class LoadNarrowVideoVAE:
+    """Core's Wan 2.2 VAE at width 16, for image-to-video: the stock VAE loader builds width 160 only."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"vae_name": ("STRING", {})}})  # noqa: ARG005
+    RETURN_TYPES = ("VAE",)
+    FUNCTION = "load"
+    CATEGORY = "tests"
+    folder: Path
+
+    def load(self, vae_name):
+        weights = comfy.utils.load_torch_file(str(self.folder / vae_name))
+        wide = vae2_2.WanVAE
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(vae2_2, "WanVAE", lambda **config: wide(**config | {"dim": 16, "dec_dim": 16}))
+            return (comfy.sd.VAE(sd=weights),)
+
+
+def on_canvas(name):
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def api(name):
+    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def node_of(prompt, class_type):
+    """The id of the one node of a type."""
+    (found,) = [name for name, node in prompt.items() if node["class_type"] == class_type]
+    return found
+
+
+def shrunk(prompt):
+    """The workflow with small files, sizes, length and steps; an image-to-video one with the narrow video VAE."""
+    prompt = with_small_files(copy.deepcopy(prompt))
+    for node in prompt.values():
+        if node["class_type"] == "VAELoader" and any(other["class_type"] == "LoadImage" for other in prompt.values()):
+            node |= {"class_type": "LoadNarrowVideoVAE", "inputs": {"vae_name": "wan22_encoder_small.safetensors"}}
+        small = SMALL if node["class_type"] in ("OviLatent", "OviScheduler", "KSampler") else {}
+        node["inputs"] |= {name: value for name, value in small.items() if name in node["inputs"]}
+    return prompt
+
+
+@pytest.fixture(scope="module")
+def make(runtime, small_files):
+    """Run a shared workflow once, shrunk; its prompt, result and video."""
+    LoadNarrowVideoVAE.folder = small_files / "vae"
+    gradient = np.linspace(0, 255, 96 * 64 * 3).reshape(64, 96, 3)
+    Image.fromarray(gradient.astype(np.uint8)).save(runtime.input / "example.png")
+    made = {}
+
+    def make_one(name):
+        if name not in made:
+            prompt = shrunk(api(name))
+            made[name] = prompt, *run(runtime, prompt, name)
+        return made[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, "LoadNarrowVideoVAE", LoadNarrowVideoVAE)
+        yield make_one
+
+
+def run(runtime, prompt, name):
+    result = runtime.run(prompt, extra_data={"extra_pnginfo": {"workflow": on_canvas(name)}})
+    assert result.ok, result.error
+    (shown,) = result.outputs[node_of(prompt, "OviSaveVideo")]["images"]
+    return result, decode(runtime.output / shown["subfolder"] / shown["filename"])
+
+
+def test_all_four_are_there():
+    assert sorted(NAMES) == sorted([TEXT, IMAGE, SIMPLE, LORA])
+    assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_video_has_the_frames_and_the_sound(make, name):
+    prompt, _, video = make(name)
+    scale = 2 if name == LORA else 1
+    assert video.frames.shape == (SMALL["length"], SMALL["height"] * scale, SMALL["width"] * scale, 3)
+    assert video.rate == 24
+    assert video.frames.std() > 0.01
+    assert np.abs(video.sound).max() > 1e-4
+    assert abs(video.sound_seconds - SMALL["length"] / 24) <= 1024 / video.sound_rate
+    assert json.loads(video.tags["workflow"]) == on_canvas(name)
+    assert json.loads(video.tags["prompt"]) == prompt
+
+
+def test_the_clip_starts_with_the_image(make):
+    """The first decoded frame is what the VAE makes of the image alone."""
+    prompt, result, _ = make(IMAGE)
+    vae, image = (result.value(node_of(prompt, kind)) for kind in ("LoadNarrowVideoVAE", "LoadImage"))
+    frames = result.value(node_of(prompt, "OviDecode"))
+    with torch.no_grad():
+        expected = vae.decode(vae.encode(image))[0, 0]
+    assert image.shape[1:3] == (SMALL["height"], SMALL["width"])
+    torch.testing.assert_close(frames[0], expected, rtol=0, atol=1e-3)
+    assert (frames[1] - frames[0]).abs().mean() > 1e-2
+
+
+def test_the_image_decides_the_size(runtime, make):
+    make(IMAGE)
+    prompt = api(IMAGE)
+    size, latent = node_of(prompt, "OviImageSize"), prompt[node_of(prompt, "OviLatent")]["inputs"]
+    assert (latent["width"], latent["height"]) == ([size, 0], [size, 1])
+    prompt = {name: prompt[name] for name in (size, node_of(prompt, "LoadImage"))}
+    prompt["shown"] = {"class_type": "PreviewAny", "inputs": {"source": [size, 0]}}
+    result = runtime.run(prompt)
+    assert result.ok, result.error
+    width, height = result.value(size, 0), result.value(size, 1)
+    geometry.check_size(width, height, 121)
+    assert abs(width * height / 960**2 - 1) < 0.05
+    assert abs(width / height / 1.5 - 1) < 0.05
+
+
+def test_the_lora_counts(runtime, make):
+    prompt, with_lora, _ = make(LORA)
+    prompt = copy.deepcopy(prompt)
+    prompt[node_of(prompt, "LoraLoaderModelOnly")]["inputs"]["strength_model"] = 0.0
+    without, _ = run(runtime, prompt, LORA)
+    sampler = node_of(prompt, "SamplerCustomAdvanced")
+    for changed, plain in zip(parts(with_lora.value(sampler)), parts(without.value(sampler)), strict=True):
+        assert relative_error(changed, plain) > 1e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_twin_says_the_same(name):
+    workflow, prompt = on_canvas(name), api(name)
+    nodes = {str(node["id"]): node for node in workflow["nodes"] if node["type"] not in NOTES}
+    assert {key: node["type"] for key, node in nodes.items()} == {k: n["class_type"] for k, n in prompt.items()}
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    for key, node in nodes.items():
+        inputs = widget_values(node)
+        inputs |= {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        assert inputs == prompt[key]["inputs"], f"{node['type']}: run tools/export_workflows.sh"
+
+
+def widget_values(node):
+    """A node's widgets by name; behind every seed the canvas keeps a widget that is no input."""
+    names = []
+    for slot in node["inputs"]:
+        if "widget" in slot:
+            names.append(slot["widget"]["name"])
+            names += ["control_after_generate"] if names[-1] in ("seed", "noise_seed") else []
+    values = dict(zip(names, node.get("widgets_values", []), strict=True))
+    return {name: value for name, value in values.items() if name not in ONLY_ON_CANVAS}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_is_known(runtime, name):
+    types = {node["type"] for node in on_canvas(name)["nodes"]} - NOTES
+    assert types <= set(runtime.nodes.NODE_CLASS_MAPPINGS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_stand_apart_and_in_groups(name):
+    workflow = on_canvas(name)
+    boxes = [box(node["pos"], node["size"], title=30) for node in workflow["nodes"]]
+    groups = [box(group["bounding"][:2], group["bounding"][2:]) for group in workflow["groups"]]
+    for one, other in [*combinations(boxes, 2), *combinations(groups, 2)]:
+        assert not overlap(one, other)
+    for left, top, right, bottom in boxes:
+        assert any(g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3] for g in groups)
+    titles = [group["title"] for group in sorted(workflow["groups"], key=lambda group: group["bounding"][0])]
+    assert titles == ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
+
+
+def box(position, size, title=0):
+    """Left, top, right and bottom of what stands on the canvas; a node's title bar lies above its position."""
+    (left, top), (width, height) = position, size
+    return left, top - title, left + width, top + height
+
+
+def overlap(one, other):
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loaders_name_their_download_and_the_picture_is_there(name):
+    workflow = on_canvas(name)
+    downloads = [(node, model) for node in workflow["nodes"] for model in node["properties"].get("models", [])]
+    assert len(downloads) >= 3
+    for node, model in downloads:
+        assert model["name"] in node["widgets_values"]
+        assert model["name"].endswith(".safetensors")
+        assert model["url"].startswith("https://")
+        assert model["url"].endswith("/" + model["name"])
+        assert model["directory"] in ("diffusion_models", "text_encoders", "vae", "loras")
+    notes = "".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
+    for node in workflow["nodes"]:
+        files = [value for value in node.get("widgets_values", []) if str(value).endswith((".safetensors", ".pth", ".pt"))]
+        assert all(file in notes for file in files)
+    picture = FOLDER / f"{name}.jpg"
+    assert picture.stat().st_size <= 150_000
+    with Image.open(picture) as image:
+        assert image.format == "JPEG"

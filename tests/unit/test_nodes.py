@@ -1,0 +1,146 @@
+"""What people see of the nodes, and what their workflows depend on: texts, ids, inputs, defaults, outputs."""
+
+import re
+from pathlib import Path
+
+import pytest
+from comfyui_ovi.nodes import NODES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAME_FILE = "in the same file"
+# Each node's inputs with their default (None: a connection, a file or an empty text) and the types of its outputs.
+# Saved workflows hold widget values in this order: append, never insert, rename or remove.
+CONTRACT = {
+    "OviModelLoader": ({"model": None, "audio_model": SAME_FILE, "weight_dtype": "default"}, ["MODEL"]),
+    "OviTextEncoderLoader": ({"text_encoder": None}, ["CLIP"]),
+    "OviAudioVAELoader": ({"vae": None, "vocoder": SAME_FILE}, ["VAE"]),
+    "OviTextEncode": (
+        {
+            "clip": None,
+            "prompt": None,
+            "video_negative": "jitter, bad hands, blur, distortion",
+            "audio_negative": "robotic, muffled, echo, distorted",
+            "sound_tag": "Audio:",
+        },
+        ["CONDITIONING", "CONDITIONING"],
+    ),
+    "OviImageSize": ({"image": None, "model_area": "960x960"}, ["INT", "INT"]),
+    "OviLatent": (
+        {"width": 960, "height": 960, "length": 121, "batch_size": 1, "vae": None, "start_image": None},
+        ["LATENT"],
+    ),
+    "OviGuidance": (
+        {"model": None, "audio_cfg": 3.0, "skip_layer": 11, "start_percent": 0.0, "end_percent": 1.0},
+        ["MODEL"],
+    ),
+    "OviScheduler": ({"steps": 50, "shift": 5.0, "denoise": 1.0}, ["SIGMAS"]),
+    "OviSamplerUniPC": ({}, ["SAMPLER"]),
+    "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
+    "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
+    "OviDecode": ({"samples": None, "vae": None, "audio_vae": None, "tiling": "auto"}, ["IMAGE", "AUDIO"]),
+    "OviSaveVideo": (
+        {
+            "images": None,
+            "fps": 24.0,
+            "audio": None,
+            "filename_prefix": "video/Ovi",
+            "format": "mp4",
+            "quality": 80,
+        },
+        ["VIDEO"],
+    ),
+}
+CHOICES = {
+    ("OviModelLoader", "weight_dtype"): ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"],
+    ("OviTextEncode", "sound_tag"): ["Audio:", "<AUDCAP>", "as written"],
+    ("OviImageSize", "model_area"): ["720x720", "960x960"],
+    ("OviDecode", "tiling"): ["auto", "on", "off"],
+    ("OviSaveVideo", "format"): ["mp4", "webm", "mov"],
+}
+OPTIONAL = {("OviLatent", "vae"), ("OviLatent", "start_image"), ("OviSaveVideo", "audio")}
+# Ids of other extensions' nodes.
+TAKEN = {
+    "OviEngineLoader",
+    "OviVideoGenerator",
+    "OviAttentionSelector",
+    "OviWanComponentLoader",
+    "OviLatentDecoder",
+    "OviMMAudioVAELoader",
+}
+UNITS = {
+    "width": "pixels",
+    "height": "pixels",
+    "length": "frames",
+    "fps": "a second",
+    "model_area": "pixels",
+    "start_percent": "0 to 1",
+    "end_percent": "0 to 1",
+}
+
+each_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+
+
+def default_of(entry):
+    """An input's default; for a choice without one, the first of a fixed list, as the page has it."""
+    default = getattr(entry, "default", None)
+    if default is None and getattr(entry, "options", None) and entry.id == "format":
+        return entry.options[0]
+    return default or None if isinstance(default, str) else default
+
+
+def test_all_nodes_are_there_under_free_ids():
+    assert [node.define_schema().node_id for node in NODES] == list(CONTRACT)
+    assert not TAKEN & set(CONTRACT)
+
+
+@each_node
+def test_inputs_and_outputs_are_as_promised(node):
+    schema = node.define_schema()
+    inputs, outputs = CONTRACT[schema.node_id]
+    found = {entry.id: default_of(entry) for entry in schema.inputs}
+    assert found == inputs
+    assert [output.io_type for output in schema.outputs] == outputs
+    for entry in schema.inputs:
+        assert bool(entry.optional) == ((schema.node_id, entry.id) in OPTIONAL)
+        if (schema.node_id, entry.id) in CHOICES:
+            assert list(entry.options) == CHOICES[schema.node_id, entry.id]
+
+
+@each_node
+def test_everything_is_explained(node):
+    schema = node.define_schema()
+    assert schema.category == "Ovi"
+    assert re.fullmatch(r"Ovi( [A-Z]\w+)+", schema.display_name)
+    assert len(schema.description) > 20
+    assert schema.description.endswith(".")
+    for entry in schema.inputs:
+        assert entry.tooltip, f"{entry.id} has no tooltip"
+        assert entry.tooltip.endswith("."), f"{entry.id}: {entry.tooltip}"
+        assert UNITS.get(entry.id, "").lower() in entry.tooltip.lower(), f"{entry.id} does not say its unit"
+
+
+@each_node
+def test_ids_are_unique_within_a_node(node):
+    """ComfyUI 0.3.75 refuses a node whose output has the id of an input."""
+    schema = node.define_schema()
+    ids = [entry.id for entry in [*schema.inputs, *schema.outputs] if entry.id]
+    assert len(ids) == len(set(ids))
+
+
+@each_node
+def test_the_help_page_tells_of_every_input(node):
+    schema = node.define_schema()
+    page = (REPOSITORY / "web" / "docs" / f"{schema.node_id}.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {schema.display_name}\n")
+    for entry in schema.inputs:
+        assert f"| {entry.id} |" in page, f"{entry.id} is not in its table"
+
+
+def test_no_help_page_is_left_over():
+    assert {path.stem for path in (REPOSITORY / "web" / "docs").glob("*.md")} == set(CONTRACT)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_comfyui_knows_the_node_from_this_extension(runtime, name):
+    known = runtime.nodes.NODE_CLASS_MAPPINGS[name]
+    assert known.GET_NODE_INFO_V1()["category"] == "Ovi"
