@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.q, self.k, self.v, self.o = (operations.Linear(config.dim, config.dim, **factory) for _ in range(4))
-        self.norm_q, self.norm_k = (operations.RMSNorm(config.dim, eps=config.eps, **factory) for _ in range(2))
+        self.norm_q, self.norm_k = (operations.RMSNorm(config.dim, eps=config.eps, **small(factory)) for _ in range(2))
 
     def forward(self, x: Tensor, rope: Tensor, transformer_options: dict) -> Tensor:
         """x [B, L, D], rope [1, L, 1, d / 2, 2, 2] -> [B, L, D]."""
@@ -39,10 +39,10 @@ class FusionCrossAttention(nn.Module):
         super().__init__()
         self.num_heads = config.num_heads
         self.q, self.k, self.v, self.o = (operations.Linear(config.dim, config.dim, **factory) for _ in range(4))
-        self.norm_q, self.norm_k = (operations.RMSNorm(config.dim, eps=config.eps, **factory) for _ in range(2))
+        self.norm_q, self.norm_k = (operations.RMSNorm(config.dim, eps=config.eps, **small(factory)) for _ in range(2))
         self.k_fusion, self.v_fusion = (operations.Linear(config.dim, config.dim, **factory) for _ in range(2))
-        self.pre_attn_norm_fusion = operations.LayerNorm(config.dim, eps=config.eps, **factory)
-        self.norm_k_fusion = operations.RMSNorm(config.dim, eps=config.eps, **factory)
+        self.pre_attn_norm_fusion = operations.LayerNorm(config.dim, eps=config.eps, **small(factory))
+        self.norm_k_fusion = operations.RMSNorm(config.dim, eps=config.eps, **small(factory))
 
     def forward(self, x: Tensor, text: Tensor, rope: Tensor, other: Other | None, transformer_options: dict) -> Tensor:
         """x [B, L, D] normalised, text [B, T, D], rope of x, the second tower or None when alone -> [B, L, D]."""
@@ -74,14 +74,14 @@ class Block(nn.Module):
             operations.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False, **factory) for _ in range(2)
         )
         self.self_attn = SelfAttention(config, factory, operations)
-        self.norm3 = operations.LayerNorm(config.dim, eps=config.eps, **factory)
+        self.norm3 = operations.LayerNorm(config.dim, eps=config.eps, **small(factory))
         self.cross_attn = FusionCrossAttention(config, factory, operations)
         self.ffn = nn.Sequential(
             operations.Linear(config.dim, config.ffn_dim, **factory),
             nn.GELU(approximate="tanh"),
             operations.Linear(config.ffn_dim, config.dim, **factory),
         )
-        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim, **factory))
+        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim, **small(factory)))
 
     def rows(self, time: Tensor) -> tuple[Tensor, ...]:
         """time [B, T, 6, D] -> shift, scale and gate of self-attention, then of the FFN, each [B, T, D]."""
@@ -114,7 +114,7 @@ class Head(nn.Module):
         super().__init__()
         self.norm = operations.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False, **factory)
         self.head = in_own_precision(operations.Linear(config.dim, cells * config.out_dim, **factory))
-        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim, **factory))
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim, **small(factory)))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B, L, D], time [B, T, D] -> [B, L, cells * out_dim].
@@ -124,6 +124,12 @@ class Head(nn.Module):
         shift, scale = (_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind(2)
         x = _multiply_add(_by_row(self.norm(x), shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype)
         return self.head(x.flatten(1, 2))
+
+
+def small(factory: dict) -> dict:
+    """Where and in what precision to keep norms and modulations: never in eight bits, which would save nothing."""
+    dtype = factory["dtype"]
+    return {**factory, "dtype": torch.bfloat16 if dtype is not None and dtype.itemsize == 1 else dtype}
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

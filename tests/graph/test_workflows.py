@@ -223,7 +223,9 @@ def test_loaders_name_their_download_and_the_picture_is_there(name):
         assert model["directory"] in ("diffusion_models", "text_encoders", "vae", "loras")
     notes = "".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
     for node in workflow["nodes"]:
-        files = [value for value in node.get("widgets_values", []) if str(value).endswith((".safetensors", ".pth", ".pt"))]
+        files = [
+            value for value in node.get("widgets_values", []) if str(value).endswith((".safetensors", ".pth", ".pt"))
+        ]
         assert all(file in notes for file in files)
     picture = FOLDER / f"{name}.jpg"
     assert picture.stat().st_size <= 150_000
