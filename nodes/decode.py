@@ -32,9 +32,13 @@ class OviDecode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("images", tooltip="All frames; the clips of a batch follow one another."),
+                io.Image.Output(
+                    "images", display_name="images", tooltip="All frames; the clips of a batch follow one another."
+                ),
                 io.Audio.Output(
-                    "audio", tooltip="Mono, 16 kHz, cut or filled with silence to the length of the frames."
+                    "audio",
+                    display_name="audio",
+                    tooltip="Mono, 16 kHz, cut or filled with silence to the length of the frames.",
                 ),
             ],
         )

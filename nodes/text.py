@@ -30,13 +30,11 @@ class OviTextEncode(io.ComfyNode):
                 ),
                 io.String.Input(
                     "video_negative",
-                    multiline=True,
                     default=VIDEO_NEGATIVE,
                     tooltip="What the picture should not have. May be empty.",
                 ),
                 io.String.Input(
                     "audio_negative",
-                    multiline=True,
                     default=AUDIO_NEGATIVE,
                     tooltip="What the sound should not have. May be empty.",
                 ),

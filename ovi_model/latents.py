@@ -98,13 +98,16 @@ def concat(video_latent: dict, audio_latent: dict) -> dict:
     latent = {**audio_latent, **video_latent, "samples": NestedTensor([video, audio])}
     masks = video_latent.get("noise_mask"), audio_latent.get("noise_mask")
     if masks != (None, None):
-        latent["noise_mask"] = NestedTensor(
-            [
-                samples.new_ones(len(samples), 1, *samples.shape[2:]) if mask is None else mask
-                for samples, mask in zip((video, audio), masks, strict=True)
-            ]
-        )
+        pairs = zip((video, audio), masks, strict=True)
+        latent["noise_mask"] = NestedTensor([_own_mask(samples, mask) for samples, mask in pairs])
     return latent
+
+
+def _own_mask(samples: Tensor, mask: Tensor | None) -> Tensor:
+    """A stream's mask, ones if it has none; one drawn as an image [N, 1, H, L] for sound loses its height."""
+    if mask is None:
+        return samples.new_ones(len(samples), 1, *samples.shape[2:])
+    return mask.mean(dim=2) if (samples.ndim, mask.ndim) == (3, 4) else mask
 
 
 def _check_stream(name: str, samples, dimensions: int, channels: int) -> None:

@@ -1,9 +1,12 @@
-"""Builds API-format workflows on the small checkpoints, and the nodes that stand in them for what stock nodes cannot do."""
+"""Builds API-format workflows on the small checkpoints; and test-only nodes that count, repeat and replace."""
 
+from logging import LogRecord
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = "ovi_four_blocks.safetensors"
 PROMPT = "A man at a window says <S>Hello there.<E> Audio: rain on glass"
 Link = list
@@ -89,6 +92,11 @@ def parts(latent: dict) -> tuple[torch.Tensor, torch.Tensor]:
     assert video.isfinite().all()
     assert audio.isfinite().all()
     return video, audio
+
+
+def is_ours(record: LogRecord) -> bool:
+    """Whether a module of this repository wrote this line of the log."""
+    return Path(record.pathname).resolve().is_relative_to(REPOSITORY)
 
 
 class CountForwards:

@@ -20,7 +20,7 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 # What the page says when it is kept from asking servers other than its own.
-BLOCKED_REQUESTS = ("Failed to load resource", "Content Security Policy", "Network Error")
+BLOCKED_REQUESTS = ("Failed to load resource", "Content Security Policy", "Network Error", "Error fetching file size")
 VIEWPORT = {"width": 1920, "height": 1080}
 MILLISECONDS = 90_000
 

@@ -1,4 +1,4 @@
-"""What every graph test has: the test-only nodes, one executor a module, and a log in which this extension is silent."""
+"""What every graph test has: test-only nodes, one executor a module, and a log in which this extension is silent."""
 
 import logging
 from pathlib import Path
@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_graph import MODEL, TEST_NODES, CountForwards, Graph
+from small_graph import MODEL, TEST_NODES, CountForwards, Graph, is_ours
 from small_weights import OviSizes, ovi_weights
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
 def model_folder(small_files) -> Path:
-    """Where Load Diffusion Model looks; also holds an Ovi of four blocks in float32, three times as fast as the other."""
+    """Where Load Diffusion Model looks; also holds an Ovi of four blocks, float32, a third of the work."""
     folder = small_files / "diffusion_models"
     save_file(ovi_weights(OviSizes(layers=4), torch.float32, seed=1), folder / MODEL)
     return folder
@@ -32,10 +30,15 @@ def executor(runtime):
 
 
 @pytest.fixture
-def run(runtime, executor, monkeypatch, model_folder):  # noqa: ARG001
-    """Run a Graph, which must succeed, with the test-only nodes at hand; the result of the run."""
+def stand_ins(runtime, monkeypatch) -> None:
+    """The test-only nodes, at hand while a test runs."""
     for name, node in TEST_NODES.items():
         monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, name, node)
+
+
+@pytest.fixture
+def run(runtime, executor, stand_ins, model_folder):  # noqa: ARG001
+    """Run a Graph, which must succeed; the result of the run."""
 
     def run_graph(graph: Graph, **options):
         CountForwards.calls.clear()
@@ -51,9 +54,5 @@ def silent_log(caplog):
     """Fail a test during which a module of this repository logged a warning or an error."""
     yield
     records = [*caplog.get_records("setup"), *caplog.get_records("call")]
-    ours = [record for record in records if record.levelno >= logging.WARNING and _is_ours(record.pathname)]
+    ours = [record for record in records if record.levelno >= logging.WARNING and is_ours(record)]
     assert not ours, [record.getMessage() for record in ours]
-
-
-def _is_ours(pathname: str) -> bool:
-    return Path(pathname).resolve().is_relative_to(REPOSITORY)

@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_graph import MODEL, Graph, output
-from small_weights import TextSizes, random_weights, text_encoder_weights
+from small_graph import MODEL, Graph, is_ours, output
+from small_weights import TextSizes, text_encoder_weights
 
 pytestmark = pytest.mark.graph
 
@@ -103,6 +103,7 @@ def write_bad_files(folder):
     fusion = ("k_fusion", "v_fusion", "pre_attn_norm_fusion", "norm_k_fusion")
     wan = {key: tensor for key, tensor in video.items() if not any(part in key for part in fusion)}
     wan = {key.removeprefix("video_model.").replace("modulation.modulation", "modulation"): wan[key] for key in wan}
+    wan["text_embedding.0.weight"] = torch.zeros(256, 4096)  # core knows Wan with umt5-xxl only
     layer = "video_model.blocks.2.ffn.0.weight"
     files = {
         "plain_wan": wan,
@@ -130,7 +131,10 @@ def bad_files(model_folder):
 @pytest.mark.parametrize(
     ("file", "wanted"),
     [
-        ("plain_wan", ["'blocks.0.cross_attn.k_fusion.weight'", "a video and an audio tower", "'Load Diffusion Model'"]),
+        (
+            "plain_wan",
+            ["'blocks.0.cross_attn.k_fusion.weight'", "a video and an audio tower", "'Load Diffusion Model'"],
+        ),
         ("video_tower", ["only the video tower", "'audio_model'"]),
         ("audio_tower", ["only the audio tower", "'audio_model'", "'model'"]),
         ("wrong_shape", ["'blocks.2.ffn.0.weight'", "[384, 100]", "[384, 256]"]),
@@ -154,7 +158,11 @@ def test_our_loader_names_the_file_and_what_is_wrong_with_it(graph, refuse, file
         (MODEL, "bad_audio_tower.safetensors", [MODEL, "holds both towers", SAME_FILE]),
         ("bad_video_tower.safetensors", MODEL, [f"audio_model {MODEL} holds both towers", "alone"]),
         ("bad_video_tower.safetensors", "bad_plain_wan.safetensors", ["audio_model bad_plain_wan", "no audio tower"]),
-        ("bad_audio_tower.safetensors", "bad_video_tower.safetensors", ["bad_audio_tower", "the video file as 'model'"]),
+        (
+            "bad_audio_tower.safetensors",
+            "bad_video_tower.safetensors",
+            ["bad_audio_tower", "the video file as 'model'"],
+        ),
         ("bad_video_tower.safetensors", "bad_truncated.safetensors", ["bad_truncated", "download it again"]),
     ],
 )
@@ -207,6 +215,17 @@ def test_a_text_encoder_of_another_width_is_refused(graph, refuse, small_files):
     clip = graph.add("OviTextEncoderLoader", text_encoder="wide.safetensors")
     graph.show(graph.sample(text=graph.text(clip)))
     refuse(graph, "KSampler", "encoded 96 wide", "reads 64", "'Ovi Text Encoder Loader'")
+
+
+def test_a_prompt_that_is_too_long_is_said_in_the_log(run, graph, caplog):
+    link = graph.text(prompt="A man walks by the sea. " * 100)
+    graph.show(link)
+    result = run(graph)
+    assert result.value(link[0])[0][0].shape[1] > 512
+    (record,) = [record for record in caplog.records if is_ours(record)]
+    assert record.levelno == logging.WARNING
+    assert re.search(r"Ovi reads 512 tokens of a prompt; this one has \d+", record.getMessage())
+    caplog.clear()
 
 
 def save(graph, seconds, channels=1, sample_rate=16000):

@@ -69,7 +69,9 @@ def test_two_files_in_every_spelling_equal_the_one_file(run, graph, model_folder
     split_files(model_folder)
     text = graph.text()
     pairs = [(MODEL, "in the same file")]
-    pairs += [(f"video_{v}.safetensors", f"audio_{a}.safetensors") for v in ("bare", "prefixed") for a in ("bare", "prefixed")]
+    pairs += [
+        (f"video_{v}.safetensors", f"audio_{a}.safetensors") for v in ("bare", "prefixed") for a in ("bare", "prefixed")
+    ]
     models = [graph.model()]
     models += [graph.add("OviModelLoader", model=v, audio_model=a, weight_dtype="default") for v, a in pairs]
     links = [graph.sample(model, text, steps=1) for model in models]
@@ -152,16 +154,16 @@ def test_the_lora_of_the_small_set_applies_whole(run, graph, caplog):
 
 @pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
 def test_caches_save_calls_and_stay_near(run, graph, node):
-    settings = {"reuse_threshold": 0.4, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    settings = {"reuse_threshold": 1.5, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
     cached = graph.add(node, model=graph.model(), **settings)
-    link = graph.sample(graph.add("CountForwards", model=cached), steps=10)
+    link = graph.sample(graph.add("CountForwards", model=cached), steps=12)
     graph.show(link)
     (actual,) = sampled(run(graph), link)
     calls = len(CountForwards.calls)
-    assert 3 <= calls < 10
+    assert 3 <= calls < 12
 
     again = Graph()
-    link = again.sample(steps=10)
+    link = again.sample(steps=12)
     again.show(link)
     (expected,) = sampled(run(again), link)
     assert 0 < relative_error(actual, expected) < 0.5
@@ -175,26 +177,28 @@ def can_compile() -> bool:
     return True
 
 
-@pytest.mark.skipif(not can_compile(), reason="TorchCompileModel needs a C++ compiler on the CPU")
-def test_a_compiled_model_gives_the_same(run, graph, model_folder, monkeypatch):
+@pytest.mark.parametrize(
+    "backend",
+    ["cudagraphs", pytest.param("inductor", marks=pytest.mark.skipif(not can_compile(), reason="no C++ compiler"))],
+)
+def test_a_compiled_model_gives_the_same(run, graph, model_folder, monkeypatch, backend):
     """With the attention of graphics cards: the one for the CPU reads the free memory, which nothing compiles."""
     monkeypatch.setattr(blocks, "optimized_attention", attention_pytorch)
     torch._dynamo.utils.counters.clear()
-    torch._inductor.config.aot_inductor.debug_compile = True
     save_file(ovi_weights(OviSizes(layers=1), torch.float32, seed=1), model_folder / "ovi_one_block.safetensors")
     model, text = graph.model("ovi_one_block.safetensors"), graph.text()
-    compiled = graph.add("TorchCompileModel", model=model, backend="inductor")
+    compiled = graph.add("TorchCompileModel", model=model, backend=backend)
     links = [graph.sample(m, text) for m in (model, compiled)]
     graph.show(*links)
     expected, actual = sampled(run(graph), *links)
     assert relative_error(actual, expected) < 1e-4
     counters = torch._dynamo.utils.counters
-    assert counters["stats"]["unique_graphs"] > 0
-    print(dict(counters["stats"]), dict(counters["graph_break"]), counters["recompiles"])
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 def test_a_saved_model_loads_again(run, runtime, graph, model_folder, small_files):
-    """Saved with a LoRA in it; read by both model loaders and, as a whole checkpoint, by the stock checkpoint loader."""
+    """Saved with a LoRA in it; read by both model loaders and by the stock checkpoint loader."""
     write_lora(small_files / "loras" / "to_save.safetensors", "comfy", (*VIDEO_LAYERS, *AUDIO_LAYERS))
     text = graph.text()
     patched = with_lora(graph, graph.model(), "to_save.safetensors")
@@ -261,7 +265,9 @@ def test_frames_are_upscaled_and_saved_by_stock_nodes(run, runtime, graph):
     frames = result.value(ours[0])
     torch.testing.assert_close(
         torch.nn.functional.avg_pool2d(result.value(larger[0]).movedim(-1, 1), 2).movedim(1, -1),
-        frames.clamp(0, 1), rtol=0, atol=0.1,
+        frames.clamp(0, 1),
+        rtol=0,
+        atol=0.1,
     )
 
     (path,) = (runtime.output / "stock").iterdir()
