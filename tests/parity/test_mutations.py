@@ -60,7 +60,7 @@ MUTATIONS = {
         (
             "(_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind",
             "(_cast(self.modulation, time).unsqueeze(1) + 0 * time.unsqueeze(2)).unbind",
-        ),  # noqa: E501
+        ),
         ("eps=config.eps", "eps=1e-5"),
     ],
     model: [
@@ -68,7 +68,7 @@ MUTATIONS = {
         (
             "self.text_embedding(nn.functional.pad(context, (0, 0, 0, self.config.text_length - context.shape[1])))",
             "nn.functional.pad(self.text_embedding(context), (0, 0, 0, self.config.text_length - context.shape[1]))",
-        ),  # noqa: E501
+        ),
         ("nn.functional.silu(self.w1(x)) * self.w3(x)", "nn.functional.silu(self.w1(x))"),
         ("nn.functional.silu(self.w1(x)) *", "self.w1(x) *"),
         ("nn.SiLU(),\n            AudioPatchEmbedding", "nn.Identity(),\n            AudioPatchEmbedding"),
@@ -139,9 +139,8 @@ def test_a_changed_term_shows(module, old, new):
     copies = Mutated(module, old, new)
     try:
         error = largest_error(copies.twin)
-    except (RuntimeError, ValueError, IndexError) as refused:  # shapes that no longer fit show just as well
+    except (RuntimeError, ValueError, IndexError):  # shapes that no longer fit show just as well
         error = float("inf")
-        assert refused.args
     finally:
         copies.close()
     assert not error <= TOLERANCE

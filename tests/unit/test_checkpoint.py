@@ -13,7 +13,7 @@ def released(small_files):
 
 @pytest.fixture(scope="module")
 def halves(released):
-    """The two files of a split release: no prefix for the picture, `audio_model.` for the sound, modulation not nested."""
+    """The two files of a split release: bare keys for the picture, `audio_model.` for the sound."""
     plain = {key.replace(".modulation.modulation", ".modulation"): tensor for key, tensor in released.items()}
     video = {key.removeprefix("video_model."): x for key, x in plain.items() if key.startswith("video_model.")}
     return video, {key: tensor for key, tensor in plain.items() if key.startswith("audio_model.")}
