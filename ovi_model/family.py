@@ -18,7 +18,7 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from . import checkpoint, compat
-from .config import AUDIO_STEPS_PER_INTERVAL, VIDEO_CHANNELS
+from .config import AUDIO_CHANNELS, AUDIO_STEPS_PER_INTERVAL, VIDEO_CHANNELS
 from .model import OviModel
 
 IMAGE_MODEL = "ovi"
@@ -53,6 +53,7 @@ class OviBase(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs) -> dict:
         """Prompts of both towers, padded alike so that positive and negative form a batch; shapes; clean frames."""
+        _check_latent(kwargs.get("noise"))
         out = super().extra_conds(**kwargs)
         text = kwargs.get("cross_attn")
         if text is not None:
@@ -155,6 +156,16 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
         weights = checkpoint.convert_keys(state_dict)
         checkpoint.check_weights(weights, self.unet_config["video"], self.unet_config["audio"])
         return weights
+
+
+def _check_latent(noise: Tensor | None) -> None:
+    """Raise ValueError unless a sampler was given a pack of picture and sound, or one of them whole."""
+    if noise is None or noise.ndim == 5 or (noise.ndim == 3 and noise.shape[1] in (1, AUDIO_CHANNELS)):
+        return
+    raise ValueError(
+        f"The sampler was given a latent that Ovi has not, of shape {list(noise.shape)}. Connect 'Ovi Latent', or put a "
+        "video latent and an audio latent together with 'Ovi Concat Latent'."
+    )
 
 
 def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:

@@ -161,3 +161,9 @@ def test_previews_show_the_middle_of_the_picture(base, nested):
     video, audio = pair()
     shown = base.latent_format.latent_rgb_factors_reshape(NestedTensor([video, audio]) if nested else video)
     assert torch.equal(shown, video[:, :, 1:2])
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 10), (1, 16, 8, 8)])
+def test_a_latent_of_another_kind_is_refused(base, shape):
+    with pytest.raises(ValueError, match=r"latent that Ovi has not, of shape \[1, \d+.*'Ovi Latent'"):
+        base.extra_conds(device="cpu", noise=torch.zeros(shape))
