@@ -55,7 +55,9 @@ def _audio_start(args: dict) -> int:
 def skip_layer(model, layer: int, start_percent: float, end_percent: float) -> None:
     """Leave one block out of the negative pass while the noise level is between two points of the schedule, 0 to 1."""
     sampling = model.get_model_object("model_sampling")
-    highest, lowest = sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent)
+    # Rounding can put the first noise level of a schedule a little above the highest there is.
+    highest = sampling.percent_to_sigma(start_percent) if start_percent > 0 else math.inf
+    lowest = sampling.percent_to_sigma(end_percent)
 
     def with_layer(executor, x, sigma, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
         if lowest <= float(sigma.max()) <= highest:
