@@ -76,7 +76,11 @@ class OviScheduler(io.ComfyNode):
             description="The noise levels of the reference's UniPC schedule.",
             inputs=[
                 io.Int.Input(
-                    "steps", default=50, min=1, max=10000, tooltip="Number of steps; each costs one model call."
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=10000,
+                    tooltip="Number of steps, each one call of the model (two where memory is short).",
                 ),
                 io.Float.Input(
                     "shift",

@@ -93,9 +93,8 @@ def _load_patcher(vae_path: str | Path, vocoder_path: str | Path | None, disable
 
 
 def _read_halves(vae_path: Path, vocoder_path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
-    """Return the VAE's weights, the vocoder's, and whether the VAE's are normalised already (ComfyUI's one file)."""
+    """Return the VAE's weights, the vocoder's, and whether the VAE's are normalised, as in ComfyUI's one file."""
     vae, vocoder = split_halves(read_weights(vae_path)[0])
-    normalised = bool(vae and vocoder)
     if vocoder_path != vae_path:
         other_vae, other_vocoder = split_halves(read_weights(vocoder_path)[0])
         if vocoder and other_vae and not vae:
@@ -113,7 +112,8 @@ def _read_halves(vae_path: Path, vocoder_path: Path) -> tuple[dict[str, Tensor],
         )
     _check_half(vae_path, vae, "encoder.conv_in.weight")
     _check_half(vocoder_path, vocoder, "conv_pre.weight")
-    return vae, vocoder, normalised
+    lengths = vae["encoder.conv_in.weight"].norm(dim=(1, 2))
+    return vae, vocoder, bool(((lengths - 1).abs() < 0.02).all())
 
 
 def split_halves(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

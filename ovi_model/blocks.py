@@ -9,6 +9,7 @@ from __future__ import annotations
 import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from .config import TowerConfig
@@ -113,7 +114,7 @@ class Head(nn.Module):
     def __init__(self, config: TowerConfig, cells: int, factory: dict, operations):
         super().__init__()
         self.norm = operations.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False, **factory)
-        self.head = in_own_precision(operations.Linear(config.dim, cells * config.out_dim, **factory))
+        self.head = operations.Linear(config.dim, cells * config.out_dim, **factory)
         self.modulation = nn.Parameter(torch.empty(1, 2, config.dim, **small(factory)))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
@@ -122,8 +123,8 @@ class Head(nn.Module):
         In the precision of time, since guidance multiplies what is rounded here.
         """
         shift, scale = (_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind(2)
-        x = _multiply_add(_by_row(self.norm(x), shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype)
-        return self.head(x.flatten(1, 2))
+        steps = _multiply_add(_by_row(self.norm(x), shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype)
+        return precisely(self.head, steps.flatten(1, 2), x.dtype)
 
 
 def small(factory: dict) -> dict:
@@ -142,10 +143,12 @@ def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     return _multiply_add(_by_row(update, gate), gate.unsqueeze(2), _by_row(x, gate), x.dtype).flatten(1, 2)
 
 
-def in_own_precision(layer: nn.Module) -> nn.Module:
-    """Let one of core's layers compute in the precision of its input, with its weights cast to that."""
-    layer.comfy_cast_weights = True
-    return layer
+def precisely(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Run one of core's layers in the precision of x, or in dtype if its weights are quantised: cores need that."""
+    weight = layer.weight
+    if isinstance(weight, QuantizedTensor) or weight.dtype.itemsize == 1:
+        return layer(x.to(dtype)).to(x.dtype)
+    return layer(x) if weight.dtype == x.dtype else layer.forward_comfy_cast_weights(x)
 
 
 def _by_row(x: Tensor, rows: Tensor) -> Tensor:

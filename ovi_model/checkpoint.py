@@ -5,6 +5,7 @@ Source of the key names: character-ai/Ovi, FusionModel.state_dict().
 
 from __future__ import annotations
 
+import json
 import re
 
 import torch
@@ -19,6 +20,9 @@ VIDEO = "video_model."
 # One tensor that only Ovi's towers have, and one that every audio tower has.
 FUSION_KEY = "blocks.0.cross_attn.k_fusion.weight"
 AUDIO_KEY = "patch_embedding.0.weight"
+
+# Where ComfyUI keeps how each layer is quantised, in a file's metadata.
+QUANTISATION = "_quantization_metadata"
 
 Weights = dict[str, Tensor]
 
@@ -56,8 +60,22 @@ def _is_bare_audio(weights: Weights, prefix: str) -> bool:
 
 def join_towers(video: Weights, audio: Weights) -> Weights:
     """Join the two files of a split release; audio keys may come bare or under `audio_model.`."""
-    parts = {key if key.startswith(AUDIO) else AUDIO + key: tensor for key, tensor in audio.items()}
-    return {**video, **parts}
+    return {**video, **{_audio_key(key): tensor for key, tensor in audio.items()}}
+
+
+def join_metadata(video: dict[str, str], audio: dict[str, str]) -> dict[str, str]:
+    """Join what the two files say of themselves, and ComfyUI's list of their quantised layers."""
+    joined = {**audio, **video}
+    if QUANTISATION in audio:
+        lists = [json.loads(about.get(QUANTISATION, '{"layers": {}}')) for about in (video, audio)]
+        layers = {**lists[0]["layers"], **{_audio_key(layer): how for layer, how in lists[1]["layers"].items()}}
+        joined[QUANTISATION] = json.dumps({**lists[1], "layers": layers})
+    return joined
+
+
+def _audio_key(key: str) -> str:
+    """The mark of a scaled fp8 file is no part of a tower."""
+    return key if key.startswith(AUDIO) or key == "scaled_fp8" else AUDIO + key
 
 
 def read_config(weights: Weights) -> tuple[VideoTowerConfig, AudioTowerConfig]:

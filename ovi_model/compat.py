@@ -1,6 +1,7 @@
-"""Every shim for older cores, each behind a probe for the feature it stands in for, and none for any other model.
+"""Every shim for older cores, each behind a probe for the feature it stands in for.
 
-A shim does what a current core does itself, and only for latents of this family (`is_ours`).
+A shim does what a current core does itself. It acts on models of this family alone (`is_ours`), but for two that
+change nothing for others: a mask of the right shape is not resized, and a nested tensor knows `cpu()`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def _mentions(code, word: str) -> bool:
 
 
 # 0.8.0: sampling takes one mask for each stream of a nested latent.
-NESTED_MASKS = _mentions(_GUIDER.sample, "denoise_masks")
+NESTED_MASKS = _mentions(comfy.samplers, "denoise_masks")
 # 0.33.0: callbacks (previews, denoised output) see nested latents, not the pack.
-NESTED_CALLBACKS = _mentions(_GUIDER.sample, "packed_callback")
+NESTED_CALLBACKS = _mentions(comfy.samplers, "packed_callback")
 # 0.33.0: the model knows the shapes in the pack before `process_latent_in` is called.
-SHAPES_ON_MODEL = _mentions(_GUIDER.inner_sample, "self.inner_model.latent_shapes")
+SHAPES_ON_MODEL = _mentions(comfy.samplers, "self.inner_model.latent_shapes")
 # 0.33.0: nodes that disable noise make it nested.
 NESTED_EMPTY_NOISE = hasattr(comfy.sample, "prepare_empty_noise")
 # 0.33.0: context windows cut every stream of a nested latent.
@@ -45,6 +46,13 @@ def install(is_ours) -> None:
         comfy.sampler_helpers.prepare_mask = _ready_mask(comfy.sampler_helpers.prepare_mask)
     if not hasattr(NestedTensor, "cpu"):
         NestedTensor.cpu = lambda self: self.to("cpu")
+
+
+def unpack_latents(packed: torch.Tensor, shapes: list[torch.Size]) -> list[torch.Tensor]:
+    """Core's function, also for a latent alone, which cores before 0.8 return as it is."""
+    if len(shapes) == 1:
+        return [packed.reshape(packed.shape[:1] + shapes[0][1:])]
+    return comfy.utils.unpack_latents(packed, shapes)
 
 
 def _nested_sample(original, is_ours):

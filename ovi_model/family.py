@@ -18,7 +18,7 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from . import checkpoint, compat
-from .config import AUDIO_CHANNELS, AUDIO_STEPS_PER_INTERVAL, VIDEO_CHANNELS
+from .config import AUDIO_STEPS_PER_INTERVAL, VIDEO_CHANNELS
 from .model import OviModel
 
 IMAGE_MODEL = "ovi"
@@ -80,10 +80,12 @@ class OviBase(comfy.model_base.BaseModel):
         held = super().scale_latent_inpaint(sigma=sigma, noise=noise, latent_image=latent_image)
         if self.clean_frames is None:
             return held
-        shapes = self.latent_shapes
-        held, latents = self._unpack(held, shapes), self._unpack(latent_image, shapes)
-        held[0] = torch.where(self.clean_frames.to(held[0].device) > 0, latents[0], held[0])
-        return comfy.utils.pack_latents(held)[0] if len(held) > 1 else held[0]
+        clean = self.clean_frames.to(held.device) > 0
+        if held.ndim == 5:
+            return torch.where(clean, latent_image, held)
+        video, *rest = compat.unpack_latents(held, self.latent_shapes)
+        given = compat.unpack_latents(latent_image, self.latent_shapes)[0]
+        return comfy.utils.pack_latents([torch.where(clean, given, video), *rest])[0]
 
     def memory_required(self, input_shape, cond_shapes={}) -> float:
         """Core's estimate, from the cells of the video: a pack counts its channels too, 48 times as many."""
@@ -128,10 +130,6 @@ class OviBase(comfy.model_base.BaseModel):
         video, *rest = comfy.utils.unpack_latents(latent, self.latent_shapes)
         return comfy.utils.pack_latents([process(video), *rest])[0]
 
-    @staticmethod
-    def _unpack(latent: Tensor, shapes) -> list[Tensor]:
-        return list(comfy.utils.unpack_latents(latent, shapes)) if latent.ndim == 3 else [latent]
-
 
 class OviConfig(comfy.supported_models.WAN22_T2V):
     """Core's entry for the family: sampling, dtypes and text encoder are Wan's."""
@@ -159,12 +157,13 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
 
 
 def _check_latent(noise: Tensor | None) -> None:
-    """Raise ValueError unless a sampler was given a pack of picture and sound, or one of them whole."""
-    if noise is None or noise.ndim == 5 or (noise.ndim == 3 and noise.shape[1] in (1, AUDIO_CHANNELS)):
+    """Raise ValueError unless a sampler was given a pack of picture and sound, or a video without sound."""
+    if noise is None or noise.ndim == 5 or (noise.ndim == 3 and noise.shape[1] == 1):
         return
+    found = "sound without a picture" if noise.ndim == 3 else f"a latent of shape {list(noise.shape)}"
     raise ValueError(
-        f"The sampler was given a latent that Ovi has not, of shape {list(noise.shape)}. Connect 'Ovi Latent', or put a "
-        "video latent and an audio latent together with 'Ovi Concat Latent'."
+        f"The sampler was given {found}; Ovi samples both together. Connect 'Ovi Latent', or put a video latent and an "
+        "audio latent together with 'Ovi Concat Latent'."
     )
 
 

@@ -22,7 +22,7 @@ def guide(model, audio_cfg: float, layer: int, start_percent: float, end_percent
             "'Ovi Model Loader'."
         )
     if layer >= len(network.blocks):
-        raise ValueError(f"skip_layer is {layer}, but this model has blocks 0 to {len(network.blocks) - 1}; -1 is off.")
+        raise ValueError(f"skip_layer is {layer}, but this model has 1 to {len(network.blocks) - 1}; -1 or 0 is off.")
     guide_audio(model, audio_cfg)
     skip_layer(model, layer, start_percent, end_percent)
     return model

@@ -40,9 +40,13 @@ def load_model(model_path: str, audio_path: str | None, weight_dtype: str, disab
     if audio_path is not None:
         if audio:
             raise ValueError(f"{name} holds both towers of Ovi: set 'audio_model' to 'in the same file'.")
-        weights = checkpoint.join_towers(weights, _read_audio_tower(Path(audio_path)))
+        audio_weights, audio_metadata = _read_audio_tower(Path(audio_path))
+        weights = checkpoint.join_towers(weights, audio_weights)
+        metadata = checkpoint.join_metadata(metadata, audio_metadata)
+        name = f"{name} with {Path(audio_path).name}"
+    model_options = dict(choose("weight_dtype", weight_dtype, WEIGHT_DTYPES))
     try:
-        patcher = _build(weights, dict(choose("weight_dtype", weight_dtype, WEIGHT_DTYPES)), metadata, disable_dynamic)
+        patcher = _build(weights, model_options, metadata, disable_dynamic)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     patcher.cached_patcher_init = (load_model, (model_path, audio_path, weight_dtype))
@@ -56,8 +60,8 @@ def _build(weights: checkpoint.Weights, model_options: dict, metadata, disable_d
     return core(weights, model_options=model_options, metadata=metadata)
 
 
-def _read_audio_tower(path: Path) -> checkpoint.Weights:
-    weights, _ = read_weights(path)
+def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
+    weights, metadata = read_weights(path)
     if not checkpoint.has_audio_tower(weights):
         raise ValueError(
             f"audio_model {path.name} holds no audio tower of Ovi: it has no '{checkpoint.AUDIO_KEY}'. "
@@ -65,7 +69,7 @@ def _read_audio_tower(path: Path) -> checkpoint.Weights:
         )
     if checkpoint.has_video_tower(weights):
         raise ValueError(f"audio_model {path.name} holds both towers of Ovi: choose it as 'model', alone.")
-    return weights
+    return weights, metadata
 
 
 def _prefix(weights: checkpoint.Weights) -> str:

@@ -16,9 +16,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .blocks import Block, Head, in_own_precision
+from .blocks import Block, Head, precisely
+from .compat import unpack_latents
 from .config import AudioTowerConfig, TowerConfig, VideoTowerConfig
-from .rope import audio_rotations, time_waves, video_rotations, window_offset
+from .rope import PRECISE_DEVICES, audio_rotations, time_waves, video_rotations, window_offset
 
 # Core's index of the negative prompt in `transformer_options["cond_or_uncond"]`.
 NEGATIVE = 1
@@ -53,11 +54,11 @@ class Tower(nn.Module):
             operations.Linear(dim, dim, **factory),
         )
         self.time_embedding = nn.Sequential(
-            in_own_precision(operations.Linear(config.freq_dim, dim, **factory)),
+            operations.Linear(config.freq_dim, dim, **factory),
             nn.SiLU(),
-            in_own_precision(operations.Linear(dim, dim, **factory)),
+            operations.Linear(dim, dim, **factory),
         )
-        self.time_projection = nn.Sequential(nn.SiLU(), in_own_precision(operations.Linear(dim, 6 * dim, **factory)))
+        self.time_projection = nn.Sequential(nn.SiLU(), operations.Linear(dim, 6 * dim, **factory))
         self.blocks = nn.ModuleList(Block(config, factory, operations) for _ in range(config.num_layers))
         self.head = Head(config, cells, factory, operations)
 
@@ -71,9 +72,12 @@ class Tower(nn.Module):
 
         In float32, which costs nothing for so few rows, where mixed precision is sure to work; else rounded to dtype.
         """
-        embedding = self.time_embedding(time_waves(timestep.reshape(timestep.shape[0], -1), self.config.freq_dim))
-        projection = self.time_projection(embedding).unflatten(2, (6, -1))
-        if timestep.device.type in ("cpu", "cuda"):
+        waves = time_waves(timestep.reshape(timestep.shape[0], -1), self.config.freq_dim)
+        first, activate, second = self.time_embedding
+        embedding = precisely(second, activate(precisely(first, waves, dtype)), dtype)
+        activate, project = self.time_projection
+        projection = precisely(project, activate(embedding), dtype).unflatten(2, (6, -1))
+        if timestep.device.type in PRECISE_DEVICES:
             dtype = torch.float32
         return embedding.to(dtype), projection.to(dtype)
 
@@ -161,11 +165,11 @@ class OviModel(Tower):
         packed = executor.execute(
             packed, timestep, context, audio_context, transformer_options, shapes=shapes, **kwargs
         )
-        velocities = _unpack(packed, shapes)
+        velocities = unpack_latents(packed, shapes)
         return velocities[0] if alone else velocities
 
     def _forward(self, packed, timestep, context, audio_context, transformer_options, shapes, **_unused) -> Tensor:
-        latents = _unpack(packed, shapes)
+        latents = unpack_latents(packed, shapes)
         towers = [self.audio_model if latent.ndim == 3 else self for latent in latents]
         times = timestep if isinstance(timestep, list | tuple) else [timestep] * len(latents)
         texts = [audio_context if tower is not self and audio_context is not None else context for tower in towers]
@@ -261,10 +265,3 @@ def run_skipping_negative(
     given = tuple(Given(pick(g.time), pick(g.text), g.rope) for g in given)
     new = run_blocks(blocks, tuple(pick(x) for x in hidden), given, transformer_options)
     return tuple(merge(x, y) for x, y in zip(hidden, new, strict=True))
-
-
-def _unpack(packed: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
-    """Core's unpack_latents; before 0.8 that leaves a latent alone packed."""
-    if len(shapes) == 1:
-        return [packed.reshape(packed.shape[:1] + shapes[0][1:])]
-    return comfy.utils.unpack_latents(packed, shapes)

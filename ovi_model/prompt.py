@@ -68,7 +68,8 @@ def encode_prompts(clip, prompt: str, video_negative: str, audio_negative: str) 
     One text serves both towers, but for the negative, whose text for the audio tower is the option `audio_context`.
     """
     positive, negative, sound = (_encode(clip, text) for text in (prompt, video_negative, audio_negative))
-    return positive, [[text, {**options, "audio_context": sound[0][0]}] for text, options in negative]
+    pairs = zip(negative, sound, strict=True)
+    return positive, [[text, {**options, "audio_context": heard}] for (text, options), (heard, _) in pairs]
 
 
 def _encode(clip, text: str) -> list:

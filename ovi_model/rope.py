@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .config import AUDIO_ROPE_SCALE, AUDIO_STEPS_PER_INTERVAL, ROPE_THETA
 
+# Devices known to have float64, and to mix precisions in one operation.
+PRECISE_DEVICES = ("cpu", "cuda")
+
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
     """Channels of a head that turn with time, row and column: 44, 42 and 42 of 128."""
@@ -71,7 +74,7 @@ def time_waves(timestep: Tensor, dim: int) -> Tensor:
 
     In float64 where the device has it: at t near 1000, float32 angles are off by up to 6e-5.
     """
-    exact = torch.float64 if timestep.device.type in ("cpu", "cuda") else torch.float32
+    exact = torch.float64 if timestep.device.type in PRECISE_DEVICES else torch.float32
     half = dim // 2
     frequencies = ROPE_THETA ** (-torch.arange(half, device=timestep.device, dtype=exact) / half)
     angles = timestep.to(exact).unsqueeze(-1) * frequencies

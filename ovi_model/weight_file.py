@@ -9,6 +9,9 @@ from torch import Tensor
 
 SAFETENSORS = (".safetensors", ".sft")
 
+# How a lack of memory is told, also of the kind that a file mapped into it needs.
+MEMORY_WORDS = ("out of memory", "cannot allocate", "can't allocate", "paging file", "os error 1455")
+
 # What torch.load(weights_only=True) and the safetensors readers of the supported ComfyUI versions raise on a bad file.
 UNREADABLE = (
     SafetensorError,
@@ -40,6 +43,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         weights, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except UNREADABLE as error:
         raise ValueError(f"{path.name} cannot be read: {_reason(path, error)}") from error
+    if not isinstance(weights, dict):
+        raise ValueError(
+            f"{path.name} holds a {type(weights).__name__}, not weights by name. Check which file this is."
+        )
     if isinstance(weights.get("generator"), dict):
         weights = weights["generator"]
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
@@ -54,9 +61,11 @@ def _reason(path: Path, error: Exception) -> str:
             "it holds Python objects besides tensors, which could run code, so it is refused. "
             "Take the file from its original source, or a .safetensors version of it."
         )
+    if isinstance(error, OSError) or any(word in str(error).lower() for word in MEMORY_WORDS):
+        return f"the system says '{error}'. Check the file's permissions, the disk, and free memory."
     kind = "safetensors" if path.suffix.lower() in SAFETENSORS else "PyTorch"
     size = path.stat().st_size
     return (
-        f"its {size:,} bytes are no complete {kind} file ({type(error).__name__}). "
+        f"its {size:,} bytes are no complete {kind} file ({type(error).__name__}: {str(error)[:120]}). "
         "It is damaged or was not downloaded to the end; download it again."
     )

@@ -47,6 +47,9 @@ def fix_torchvision() -> None:
 
 def main() -> int:
     """Fix what does not import; return the exit status."""
+    if sys.prefix == sys.base_prefix:
+        print("this changes installed packages: run it with the Python of a virtual environment", file=sys.stderr)
+        return 1
     if not imports("torch"):
         print("torch itself does not import")
         return 1

@@ -205,7 +205,7 @@ def test_a_model_of_another_family_is_refused_by_guidance(graph, refuse, bad_fil
 def test_a_layer_that_the_model_lacks_is_refused(graph, refuse):
     settings = {"audio_cfg": 3.0, "skip_layer": 4, "start_percent": 0.0, "end_percent": 1.0}
     graph.show(graph.add("OviGuidance", model=graph.model(), **settings))
-    refuse(graph, "skip_layer is 4", "blocks 0 to 3")
+    refuse(graph, "skip_layer is 4", "this model has 1 to 3")
 
 
 def test_a_text_encoder_of_another_width_is_refused(graph, refuse, small_files):

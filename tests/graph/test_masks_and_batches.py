@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from comfy.ldm.mmaudio.vae import vae as mel_vae
+from comfy.taesd import taehv
 from goldens import relative_error
 from media import decode
 from small_graph import Graph, output, parts
@@ -154,6 +156,24 @@ def test_an_interrupt_stops_at_once_and_the_next_run_works(stand_ins, runtime, g
     assert result.ok, result.error
     assert parts(result.value(sampled[0]))[0].shape == (1, 48, 3, 4, 4)
     assert [path.name for path in (runtime.output / folder).iterdir()] == ["Ovi_00001_.mp4"]
+
+
+@pytest.mark.parametrize("part", ["picture", "sound"])
+def test_an_interrupt_stops_a_decoder_midway(stand_ins, runtime, graph, monkeypatch, part):  # noqa: ARG001
+    whole_way(graph, 1, f"decoder_{part}")
+    decoder, layer = {"picture": (taehv.TAEHV, "decode"), "sound": (mel_vae.VAE, "decode")}[part]
+    original, ended = getattr(decoder, layer), []
+
+    def interrupted(self, *args, **kwargs):
+        runtime.interrupt()
+        made = original(self, *args, **kwargs)
+        ended.append(part)
+        return made
+
+    monkeypatch.setattr(decoder, layer, interrupted)
+    result = runtime.run(graph.prompt)
+    assert result.interrupted
+    assert not ended
 
 
 def test_one_noise_seed_gives_one_result(runtime, model_folder):  # noqa: ARG001

@@ -17,7 +17,6 @@ MUTATIONS = {
         (" * AUDIO_ROPE_SCALE", ""),
         ("device=device) + start", "device=device) + 1"),
         ("ROPE_THETA)[0]", "2 * ROPE_THETA)[0]"),
-        ("(num_heads, -1)", "(2 * num_heads, -1)"),
         ("angles.cos(), angles.sin()", "angles.sin(), angles.cos()"),
         ("ROPE_THETA ** (-", "2 * ROPE_THETA ** (-"),
     ],
@@ -27,6 +26,7 @@ MUTATIONS = {
         ("query = rotate(self.norm_q(self.q(x)), rope, self.num_heads)", "query = self.norm_q(self.q(x))"),
         ("key = rotate(self.norm_k(self.k(x)), rope, self.num_heads)", "key = self.norm_k(self.k(x))"),
         ("value = self.v(x)", "value = x"),
+        ("value, self.num_heads, ", "value, 1, "),
         ("return self.o(optimized", "return (optimized"),
         ("query = self.norm_q(self.q(x))\n        read", "query = self.q(x)\n        read"),
         ("self.norm_k(self.k(text))", "self.k(text)"),
@@ -61,7 +61,7 @@ MUTATIONS = {
             "(_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind",
             "(_cast(self.modulation, time).unsqueeze(1) + 0 * time.unsqueeze(2)).unbind",
         ),
-        ("eps=config.eps", "eps=1e-5"),
+        ("eps=config.eps", "eps=1e-3"),
     ],
     model: [
         ('nn.GELU(approximate="tanh")', "nn.GELU()"),
@@ -72,9 +72,9 @@ MUTATIONS = {
         ("nn.functional.silu(self.w1(x)) * self.w3(x)", "nn.functional.silu(self.w1(x))"),
         ("nn.functional.silu(self.w1(x)) *", "self.w1(x) *"),
         ("nn.SiLU(),\n            AudioPatchEmbedding", "nn.Identity(),\n            AudioPatchEmbedding"),
-        ("nn.SiLU(),\n            in_own", "nn.Identity(),\n            in_own"),
-        ("nn.SiLU(), in_own", "nn.Identity(), in_own"),
-        ("self.time_projection(embedding)", "self.time_projection(0 * embedding)"),
+        ("activate(precisely(first", "(precisely(first"),
+        ("activate(embedding)", "embedding"),
+        ("precisely(second, activate", "precisely(second, 0 * activate"),
         ("(p q r c)", "(c p q r)"),
         ("b d f h w -> b (f h w) d", "b d f h w -> b (w h f) d"),
         ("[(x, g.rope) for x, g in zip(attended,", "[(x, g.rope) for x, g in zip(hidden,"),
@@ -83,19 +83,25 @@ MUTATIONS = {
         ("if kind != NEGATIVE]", "]"),
     ],
 }
-CASES = [(module, *pair) for module, pairs in MUTATIONS.items() for pair in pairs]
+CASES = [
+    (module, old, new, place)
+    for module, pairs in MUTATIONS.items()
+    for old, new in pairs
+    for place in range(max(1, inspect.getsource(module).count(old)))
+]
 
 
 class Mutated:
     """Copies of the model's modules with one term changed; the modules that tests and ComfyUI use stay as they are."""
 
-    def __init__(self, changed, old: str, new: str):
+    def __init__(self, changed, old: str, new: str, place: int):
         self.modules = {}
         for module in (config, rope, blocks, model):
             source = inspect.getsource(module)
             if module is changed:
-                assert old in source, f"{old!r} is no longer in {module.__name__}: update the table"
-                source = source.replace(old, new)
+                parts = source.split(old)
+                assert len(parts) > place + 1, f"{old!r} is no longer in {module.__name__}: update the table"
+                source = old.join(parts[: place + 1]) + new + old.join(parts[place + 1 :])
             name = f"{module.__package__}.mutated_{module.__name__.rpartition('.')[2]}"
             for original in ("config", "rope", "blocks"):
                 source = source.replace(f"from .{original} import", f"from .mutated_{original} import")
@@ -126,21 +132,28 @@ def largest_error(twin_class) -> float:
     return max(errors)
 
 
+def test_every_norm_has_the_reference_s_epsilon():
+    video, audio = small_configs()
+    twin = model.OviModel(video, audio, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    norms = [module for module in twin.modules() if hasattr(module, "eps")]
+    assert len(norms) == 2 * (3 * 9 + 1)
+    assert {module.eps for module in norms} == {1e-6}
+
+
 def test_the_copies_unchanged_fit():
-    copies = Mutated(None, "", "")
+    copies = Mutated(None, "", "", 0)
     try:
         assert largest_error(copies.twin) <= TOLERANCE
     finally:
         copies.close()
 
 
-@pytest.mark.parametrize(("module", "old", "new"), CASES, ids=[f"{old[:40]} > {new[:40]}" for _, old, new in CASES])
-def test_a_changed_term_shows(module, old, new):
-    copies = Mutated(module, old, new)
+@pytest.mark.parametrize(
+    ("module", "old", "new", "place"), CASES, ids=[f"{old[:30]} > {new[:30]} {place}" for _, old, new, place in CASES]
+)
+def test_a_changed_term_shows(module, old, new, place):
+    copies = Mutated(module, old, new, place)
     try:
-        error = largest_error(copies.twin)
-    except (RuntimeError, ValueError, IndexError):  # shapes that no longer fit show just as well
-        error = float("inf")
+        assert largest_error(copies.twin) > TOLERANCE
     finally:
         copies.close()
-    assert not error <= TOLERANCE

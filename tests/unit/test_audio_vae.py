@@ -191,3 +191,22 @@ class TestWrongFiles:
             ValueError, match=r"my_vae\.safetensors: 'decoder\.conv_out\.weight' has shape \[80, 5, 3\]"
         ):
             load(vae, vocoder)
+
+
+def test_a_merge_of_the_two_files_as_they_are_equals_the_two_files(small_files, tmp_path):
+    halves = (
+        torch.load(small_files / "vae" / "mmaudio_vae_small.pth"),
+        load_half(small_files / "vae" / "bigvgan_small.pt"),
+    )
+    merged = {
+        f"{part}.{key}": x for part, half in zip(("vae", "vocoder"), halves, strict=True) for key, x in half.items()
+    }
+    torch.save(merged, tmp_path / "merged.pth")
+    paths = small_files / "vae" / "mmaudio_vae_small.pth", small_files / "vae" / "bigvgan_small.pt"
+    expected = audio_vae.load_audio_vae(*paths).first_stage_model.state_dict()
+    actual = audio_vae.load_audio_vae(tmp_path / "merged.pth").first_stage_model.state_dict()
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+
+
+def load_half(path):
+    return torch.load(path)["generator"]

@@ -163,7 +163,10 @@ def test_previews_show_the_middle_of_the_picture(base, nested):
     assert torch.equal(shown, video[:, :, 1:2])
 
 
-@pytest.mark.parametrize("shape", [(1, 48, 10), (1, 16, 8, 8)])
-def test_a_latent_of_another_kind_is_refused(base, shape):
-    with pytest.raises(ValueError, match=r"latent that Ovi has not, of shape \[1, \d+.*'Ovi Latent'"):
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [((1, 48, 10), "sound without a picture"), ((1, 16, 8, 8), r"a latent of shape \[1, 16, 8, 8\]")],
+)
+def test_a_latent_of_another_kind_is_refused(base, shape, found):
+    with pytest.raises(ValueError, match=f"{found}; Ovi samples both together.*'Ovi Concat Latent'"):
         base.extra_conds(device="cpu", noise=torch.zeros(shape))
