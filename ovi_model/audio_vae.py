@@ -169,7 +169,7 @@ def fold_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             layer = name.removesuffix(direction_name)
             if layer + length_name in folded:
                 direction, length = folded.pop(name), folded.pop(layer + length_name)
-                folded[f"{layer}weight"] = torch._weight_norm(direction, length, 0)
+                folded[f"{layer}weight"] = direction * (length / direction.norm(dim=(1, 2), keepdim=True))
     return folded
 
 

@@ -143,7 +143,7 @@ def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     return _multiply_add(_by_row(update, gate), gate.unsqueeze(2), _by_row(x, gate), x.dtype).flatten(1, 2)
 
 
-def precisely(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+def precisely(layer, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Run one of core's layers in the precision of x, or in dtype if its weights are quantised: cores need that."""
     weight = layer.weight
     if isinstance(weight, QuantizedTensor) or weight.dtype.itemsize == 1:

@@ -88,7 +88,7 @@ def read_config(weights: Weights) -> tuple[VideoTowerConfig, AudioTowerConfig]:
     video = VideoTowerConfig(
         in_dim=patch[1],
         out_dim=_shape(weights, "head.head.weight", 2)[0] // cells,
-        patch_size=tuple(patch[2:]),
+        patch_size=(patch[2], patch[3], patch[4]),
         **_read_tower(weights, ""),
     )
     audio_patch = _shape(weights, AUDIO + AUDIO_KEY, 3)

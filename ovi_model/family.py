@@ -42,7 +42,7 @@ class OviBase(comfy.model_base.BaseModel):
 
     def __init__(self, model_config, device=None):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=OviModel)
-        self.latent_shapes = None  # set by the sampler
+        self.latent_shapes: list[torch.Size] = []  # set by the sampler
         self.clean_frames = None  # set for each run by extra_conds, [B, 1, F, 1, 1]
 
     def process_latent_in(self, latent):
@@ -134,8 +134,8 @@ class OviBase(comfy.model_base.BaseModel):
 class OviConfig(comfy.supported_models.WAN22_T2V):
     """Core's entry for the family: sampling, dtypes and text encoder are Wan's."""
 
-    unet_config: ClassVar = {"image_model": IMAGE_MODEL}
-    sampling_settings: ClassVar = {"shift": 5.0}
+    unet_config: ClassVar[dict] = {"image_model": IMAGE_MODEL}
+    sampling_settings: ClassVar[dict] = {"shift": 5.0}
     latent_format = OviLatent
 
     def __init__(self, unet_config):
@@ -174,12 +174,11 @@ def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:
     level of the run: a model with one clock for both towers loses their sync when one of them is given clean.
     denoise_mask: the sampler's, in the shape of the latent or of the pack; 0 is held.
     """
-    if denoise_mask is None or (denoise_mask.ndim == 3 and len(shapes) < 2):
+    if denoise_mask is None:
         return None
-    if denoise_mask.ndim == 3:
-        denoise_mask = comfy.utils.unpack_latents(denoise_mask, shapes)[0]
-    frames = denoise_mask.new_zeros(denoise_mask.shape[0], 1, denoise_mask.shape[2], 1, 1)
-    frames[:, 0, 0, 0, 0] = (denoise_mask[:, :, 0].flatten(1).amax(dim=1) == 0).to(frames.dtype)
+    video_mask = compat.unpack_latents(denoise_mask, shapes)[0] if denoise_mask.ndim == 3 else denoise_mask
+    frames = video_mask.new_zeros(video_mask.shape[0], 1, video_mask.shape[2], 1, 1)
+    frames[:, 0, 0, 0, 0] = (video_mask[:, :, 0].flatten(1).amax(dim=1) == 0).to(frames.dtype)
     return frames
 
 

@@ -131,9 +131,10 @@ class OviModel(Tower):
         self,
         video: VideoTowerConfig,
         audio: AudioTowerConfig,
+        *,
+        operations,
         dtype=None,
         device=None,
-        operations=None,
         **_core,
     ):
         factory = {"device": device, "dtype": dtype}

@@ -170,13 +170,15 @@ def write_clip(
         output.metadata.update(metadata)
         picture_stream = _add_pictures(output, clip, container, quality)
         sound = _fit_sound(clip, container)
-        sound_stream = None if sound is None else _add_sound(output, clip, container)
+        sound_stream = (
+            None if sound is None else _add_sound(output, len(sound), _encoder_rate(clip, container), container)
+        )
         for index in range(len(clip.frames)):
             output.mux(picture_stream.encode(_picture(clip, index, container)))
-            if sound_stream is not None:
+            if sound is not None and sound_stream is not None:
                 output.mux(sound_stream.encode(_sound_of_frame(sound, index, clip.frame_rate, sound_stream)))
             on_frame()
-        for stream in output.streams:
+        for stream in filter(None, (picture_stream, sound_stream)):
             output.mux(stream.encode(None))
 
 
@@ -274,12 +276,11 @@ def _fit_sound(clip: Clip, container: Container) -> Tensor | None:
     return torch.nn.functional.pad(sound, (0, max(0, length - sound.shape[1]))).clamp(-1, 1)
 
 
-def _add_sound(output, clip: Clip, container: Container) -> av.AudioStream:
-    rate = _encoder_rate(clip, container)
+def _add_sound(output, channels: int, rate: int, container: Container) -> av.AudioStream:
     stream = output.add_stream(container.audio_codec, rate=rate)
-    stream.layout = "stereo" if len(clip.waveform) == 2 else "mono"
+    stream.layout = "stereo" if channels == 2 else "mono"
     stream.format = container.sample_format
-    stream.bit_rate = len(clip.waveform) * min(4 * rate, 96_000)  # transparent for speech and effects
+    stream.bit_rate = channels * min(4 * rate, 96_000)  # transparent for speech and effects
     return stream
 
 
