@@ -83,24 +83,33 @@ def separate(latent: dict) -> tuple[dict, dict]:
 
 
 def concat(video_latent: dict, audio_latent: dict) -> dict:
-    """Put two streams together; raises ValueError if a stream is of the wrong kind or they do not last equally long."""
+    """Put two streams together.
+
+    A sound one step (32 ms) off loses its last step or has it twice: encoders round the length their own way.
+    Raises ValueError if a stream is of the wrong kind or they do not last equally long.
+    """
     video, audio = video_latent["samples"], audio_latent["samples"]
     _check_stream("video_latent", video, 5, VIDEO_CHANNELS)
     _check_stream("audio_latent", audio, 3, AUDIO_CHANNELS)
     steps = geometry.audio_steps(video.shape[2])
-    if audio.shape[2] != steps:
+    if abs(audio.shape[2] - steps) > 1:
         raise ValueError(
             f"audio_latent has {audio.shape[2]} steps, but a video latent of {video.shape[2]} cells in time needs "
             f"{steps}. Make both with one 'Ovi Latent'."
         )
     if len(video) != len(audio):
         raise ValueError(f"video_latent holds {len(video)} clips and audio_latent {len(audio)}: they must be as many.")
-    latent = {**audio_latent, **video_latent, "samples": NestedTensor([video, audio])}
     masks = video_latent.get("noise_mask"), audio_latent.get("noise_mask")
+    latent = {**audio_latent, **video_latent, "samples": NestedTensor([video, _with_steps(audio, steps)])}
     if masks != (None, None):
-        pairs = zip((video, audio), masks, strict=True)
-        latent["noise_mask"] = NestedTensor([_own_mask(samples, mask) for samples, mask in pairs])
+        video_mask, audio_mask = (_own_mask(x, mask) for x, mask in zip((video, audio), masks, strict=True))
+        latent["noise_mask"] = NestedTensor([video_mask, _with_steps(audio_mask, steps)])
     return latent
+
+
+def _with_steps(audio: Tensor, steps: int) -> Tensor:
+    """audio [B, C, L], one step too short, too long, or neither -> [B, C, steps]."""
+    return torch.cat([audio, audio[..., -1:]], dim=-1)[..., :steps]
 
 
 def _own_mask(samples: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,53 @@
+"""Two streams put together: lengths, clips and masks."""
+
+import pytest
+import torch
+from comfyui_ovi.ovi_model import latents
+
+
+def pair(steps=31, clips=1):
+    return {"samples": torch.randn(clips, 48, 7, 4, 4)}, {"samples": torch.randn(clips, 20, steps)}
+
+
+@pytest.mark.parametrize("steps", [30, 31, 32])
+def test_a_sound_of_one_step_more_or_less_fits(steps):
+    video, audio = pair(steps, clips=2)
+    audio["noise_mask"] = torch.rand(2, 1, steps)
+    joined = latents.concat(video, audio)
+    sound, mask = joined["samples"].unbind()[1], joined["noise_mask"].unbind()[1]
+    assert sound.shape == (2, 20, 31)
+    assert mask.shape == (2, 1, 31)
+    kept = min(steps, 31)
+    assert torch.equal(sound[..., :kept], audio["samples"][..., :kept])
+    assert torch.equal(mask[..., :kept], audio["noise_mask"][..., :kept])
+    assert torch.equal(sound[..., -1], audio["samples"][..., kept - 1])
+
+
+@pytest.mark.parametrize("steps", [29, 33])
+def test_a_sound_of_another_length_is_refused(steps):
+    with pytest.raises(ValueError, match=f"audio_latent has {steps} steps, but .* 7 cells in time needs 31"):
+        latents.concat(*pair(steps))
+
+
+def test_as_many_sounds_as_clips():
+    video, audio = pair(clips=2)
+    with pytest.raises(ValueError, match="video_latent holds 2 clips and audio_latent 1"):
+        latents.concat(video, {"samples": audio["samples"][:1]})
+
+
+def test_apart_and_together_again():
+    video, audio = pair()
+    video["noise_mask"] = torch.rand(1, 1, 7, 4, 4)
+    parts = latents.separate(latents.concat(video, audio))
+    assert torch.equal(parts[0]["samples"], video["samples"])
+    assert torch.equal(parts[1]["samples"], audio["samples"])
+    assert torch.equal(parts[0]["noise_mask"], video["noise_mask"])
+    assert (parts[1]["noise_mask"] == 1).all()
+
+
+def test_a_mask_of_a_picture_belongs_to_the_picture():
+    joined = latents.concat(*pair())
+    joined["noise_mask"] = torch.zeros(1, 1, 7, 4, 4)
+    video, audio = latents.separate(joined)
+    assert "noise_mask" in video
+    assert "noise_mask" not in audio
