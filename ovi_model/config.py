@@ -16,7 +16,6 @@ AUDIO_CHANNELS = 20
 
 FRAME_RATE = 24
 SAMPLE_RATE = 16000
-SAMPLES_PER_AUDIO_STEP = 512
 
 # Pixels and frames per cell of the Wan 2.2 video latent; the model's own patches are 2 x 2 cells.
 PIXELS_PER_CELL = 16

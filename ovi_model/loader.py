@@ -27,10 +27,9 @@ def load_model(model_path: str, audio_path: str | None, weight_dtype: str, disab
     disable_dynamic: as in core's own loaders, which call this again to get a plain copy.
     Raises ValueError naming the file that is not what it should be.
     """
-    weights, metadata = read_weights(Path(model_path))
+    weights, metadata = _read(Path(model_path))
     name = Path(model_path).name
-    prefix = _prefix(weights)
-    video, audio = checkpoint.has_video_tower(weights, prefix), checkpoint.has_audio_tower(weights, prefix)
+    video, audio = checkpoint.has_video_tower(weights), checkpoint.has_audio_tower(weights)
     if not video:
         raise ValueError(_not_ovi(name, audio))
     if audio_path is None and not audio:
@@ -60,8 +59,14 @@ def _build(weights: checkpoint.Weights, model_options: dict, metadata, disable_d
     return core(weights, model_options=model_options, metadata=metadata)
 
 
-def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
+def _read(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
+    """Read a file's weights and metadata; files saved by ComfyUI carry its own prefix, which goes."""
     weights, metadata = read_weights(path)
+    return {key.removeprefix("model.diffusion_model."): tensor for key, tensor in weights.items()}, metadata
+
+
+def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
+    weights, metadata = _read(path)
     if not checkpoint.has_audio_tower(weights):
         raise ValueError(
             f"audio_model {path.name} holds no audio tower of Ovi: it has no '{checkpoint.AUDIO_KEY}'. "
@@ -70,11 +75,6 @@ def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
     if checkpoint.has_video_tower(weights):
         raise ValueError(f"audio_model {path.name} holds both towers of Ovi: choose it as 'model', alone.")
     return weights, metadata
-
-
-def _prefix(weights: checkpoint.Weights) -> str:
-    """Files saved by ComfyUI carry its own prefix."""
-    return "model.diffusion_model." if any(key.startswith("model.diffusion_model.") for key in weights) else ""
 
 
 def _not_ovi(name: str, audio: bool) -> str:

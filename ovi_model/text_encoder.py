@@ -43,9 +43,8 @@ OTHER_KINDS = (
     ("decoder.conv_in", "a VAE"),
 )
 
-# The stored companions of a quantised weight: ComfyUI's older names, then its newer ones.
-OLD_SCALES = (".scale_weight", ".scale_input")
-NEW_SCALES = (".weight_scale", ".input_scale", ".comfy_quant")
+# The stored companions of a quantised weight that ComfyUI 0.3.75 does not know.
+UNKNOWN_SCALES = (".weight_scale", ".input_scale", ".comfy_quant")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def _current_quantisation(path: Path, weights: dict[str, Tensor], metadata: dict
     """Bring quantised weights into the form the running ComfyUI reads; plain weights pass through."""
     if hasattr(comfy.utils, "convert_old_quants"):  # 0.8 and later
         return comfy.utils.convert_old_quants(weights, model_prefix="", metadata=metadata)[0]
-    if any(name.endswith(NEW_SCALES) for name in weights):
+    if any(name.endswith(UNKNOWN_SCALES) for name in weights):
         raise ValueError(
             f"{path.name} is quantised in a way this ComfyUI is too old to read. "
             f"Update ComfyUI, or use {RIGHT_FILE}, which it can read."

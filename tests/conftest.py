@@ -34,15 +34,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash.get(BASE, ""), ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a graphics card or the released weights unless the environment offers them."""
-    needs = {"gpu": "OVI_TEST_GPU", "weights": "OVI_WEIGHTS"}
-    for item in items:
-        for marker, variable in needs.items():
-            if item.get_closest_marker(marker) and not os.environ.get(variable):
-                item.add_marker(pytest.mark.skip(reason=f"{variable} is not set"))
-
-
 @pytest.fixture(scope="session")
 def runtime(request: pytest.FixtureRequest) -> ComfyRuntime:
     """The ComfyUI of this process."""

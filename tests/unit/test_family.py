@@ -1,5 +1,7 @@
 """What the sampler asks of the family: latents, masks, timesteps, memory, windows, LoRA names, detection."""
 
+import comfy.conds
+import comfy.context_windows
 import comfy.lora
 import comfy.model_detection
 import comfy.supported_models
@@ -7,7 +9,7 @@ import comfy.utils
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
-from comfyui_ovi.ovi_model import family
+from comfyui_ovi.ovi_model import compat, family
 from goldens import small_patcher, small_weights
 
 VIDEO, AUDIO = (2, 48, 3, 4, 6), (2, 20, 10)
@@ -170,3 +172,13 @@ def test_previews_show_the_middle_of_the_picture(base, nested):
 def test_a_latent_of_another_kind_is_refused(base, shape, found):
     with pytest.raises(ValueError, match=f"{found}; Ovi samples both together.*'Ovi Concat Latent'"):
         base.extra_conds(device="cpu", noise=torch.zeros(shape))
+
+
+@pytest.mark.skipif(not compat.NESTED_WINDOWS, reason="this core has no windows of nested latents")
+def test_a_window_takes_its_own_clean_frames(base):
+    clean = comfy.conds.CONDRegular(torch.tensor([1.0, 0, 0, 0]).view(1, 1, 4, 1, 1))
+    for frames, expected in (([0, 1], [1, 0]), ([2, 3], [0, 0])):
+        window = comfy.context_windows.IndexListContextWindow(frames, dim=2, total_frames=4)
+        cut = base.resize_cond_for_context_window("clean_frames", clean, window, None, "cpu")
+        assert cut.cond.flatten().tolist() == expected
+    assert base.resize_cond_for_context_window("c_crossattn", clean, window, None, "cpu") is None
