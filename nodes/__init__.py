@@ -4,13 +4,14 @@ from comfy_api.latest import ComfyExtension, io
 
 from .decode import OviDecode
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
-from .load import OviAudioVAELoader, OviModelLoader, OviTextEncoderLoader
+from .load import OviAudioVAELoader, OviLoraLoader, OviModelLoader, OviTextEncoderLoader
 from .sampling import OviGuidance, OviSamplerUniPC, OviScheduler
 from .text import OviTextEncode
 from .video import OviSaveVideo
 
 NODES = [
     OviModelLoader,
+    OviLoraLoader,
     OviTextEncoderLoader,
     OviAudioVAELoader,
     OviTextEncode,

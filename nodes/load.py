@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..ovi_model.audio_vae import load_audio_vae
 from ..ovi_model.loader import WEIGHT_DTYPES, load_model
+from ..ovi_model.lora import apply_lora
 from ..ovi_model.text_encoder import load_text_encoder
 
 SAME_FILE = "in the same file"
@@ -52,6 +53,55 @@ class OviModelLoader(io.ComfyNode):
         )
         path = folder_paths.get_full_path_or_raise("diffusion_models", model)
         return io.NodeOutput(load_model(path, audio_path, weight_dtype))
+
+
+class OviLoraLoader(io.ComfyNode):
+    """A LoRA file on a MODEL, with a strength for each part of it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def strength(name: str, what: str) -> io.Float.Input:
+            how = f"How strongly the LoRA changes {what}, -100 to 100. 0: not at all, 1: as it was trained."
+            return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=how)
+
+        return io.Schema(
+            node_id="OviLoraLoader",
+            display_name="Ovi LoRA Loader",
+            category="Ovi",
+            description="Adds a LoRA of Ovi or of Wan 2.2 5B to an Ovi model, with one strength each for the picture, "
+            "the sound and the layers that join them, and says what it changed. Place several in a row to stack LoRAs. "
+            "Stock LoRA loaders work too; they have one strength for all.",
+            inputs=[
+                io.Model.Input("model", tooltip="An Ovi model, from any loader."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=folder_paths.get_filename_list("loras"),
+                    tooltip="LoRA file in models/loras, in the naming of any trainer.",
+                ),
+                strength("strength_video", "the video tower"),
+                strength("strength_audio", "the audio tower"),
+                strength("strength_fusion", "the layers with which each tower reads the other"),
+            ],
+            outputs=[
+                io.Model.Output(
+                    "changed_model", display_name="model", tooltip="For samplers and further LoRA loaders."
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many weights were changed in each part, and which names of the file fit none.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, lora_name: str, strength_video: float, strength_audio: float, strength_fusion: float
+    ) -> io.NodeOutput:
+        """Return a patched copy of the model, and the report."""
+        strengths = {"video": strength_video, "audio": strength_audio, "fusion": strength_fusion}
+        path = folder_paths.get_full_path_or_raise("loras", lora_name)
+        return io.NodeOutput(*apply_lora(model, path, strengths))
 
 
 class OviTextEncoderLoader(io.ComfyNode):

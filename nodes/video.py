@@ -10,6 +10,7 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..ovi_model.choice import choose
+from ..ovi_model.file_name import check_prefix
 from ..ovi_model.mux import CONTAINERS, Clip, Container, split_clips, write_clip
 
 PREVIEW, PREVIEW_QUALITY = CONTAINERS["webm"], 50  # takes every picture size, and browsers play it
@@ -67,6 +68,7 @@ class OviSaveVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, fps, filename_prefix, format, quality, audio=None) -> io.NodeOutput:  # noqa: A002
+        check_prefix(filename_prefix)
         clips = split_clips(images, fps, audio)
         container = choose("format", format, CONTAINERS)
         progress = comfy.utils.ProgressBar(len(images) * (1 if container.is_streamable else 2))

@@ -1,5 +1,6 @@
 """Ovi's audio VAE: the two published files (MMAudio's 16 kHz VAE and BigVGAN) as ComfyUI's one audio VAE."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ HALVES = {
     "vae": ("encoder", "decoder", "data_mean", "data_std"),
     "vocoder": ("conv_pre", "ups", "resblocks", "activation_post", "conv_post"),
 }
+# Steps and limit of a half's width, which its first layer tells: a false one must not fill the memory. Published files
+# are 384 and 1536 wide; the vocoder halves its width six times.
+WIDTHS = {"encoder.conv_in.weight": (1, 768), "conv_pre.weight": (64, 3072)}
 # Both spellings of PyTorch's weight normalisation: length, direction.
 WEIGHT_NORMS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 # Constants that the classes compute themselves, so that a file may leave them out.
@@ -73,19 +77,29 @@ def load_audio_vae(vae_path: str | Path, vocoder_path: str | Path | None = None)
 
     Raises ValueError if a half is absent, in the wrong place, of another size, or not finite.
     """
-    paths = [Path(vae_path), Path(vocoder_path or vae_path)]
-    vae, vocoder, normalised = _read_halves(*paths)
-    if not normalised:
-        vae = {name: unit_length(tensor) if name.endswith(".weight") else tensor for name, tensor in vae.items()}
-    model = SizedAutoencoder(vae["encoder.conv_in.weight"].shape[0], vocoder["conv_pre.weight"].shape[0])
-    weights = {f"vae.{name}": tensor for name, tensor in vae.items()}
-    weights |= {f"vocoder.{name}": tensor for name, tensor in vocoder.items()}
-    weights["mel_converter.mel_basis"] = mel_basis()
-    weights = _complete(weights, model.state_dict(), *paths)
+    model, weights = read_model(vae_path, vocoder_path)
     with _core_takes(model):
         built = comfy.sd.VAE(sd=weights)
     built.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
     return built
+
+
+def read_model(
+    vae_path: str | Path, vocoder_path: str | Path | None = None
+) -> tuple[SizedAutoencoder, dict[str, Tensor]]:
+    """Return a model of the files' size, and its weights in float32 as ComfyUI's one file holds them.
+
+    Raises ValueError as load_audio_vae.
+    """
+    paths = [Path(vae_path), Path(vocoder_path or vae_path)]
+    vae, vocoder, normalised = _read_halves(*paths)
+    if not normalised:
+        vae = {name: unit_length(x) if name.endswith(".weight") and x.ndim == 3 else x for name, x in vae.items()}
+    model = SizedAutoencoder(vae["encoder.conv_in.weight"].shape[0], vocoder["conv_pre.weight"].shape[0])
+    weights = {f"vae.{name}": tensor for name, tensor in vae.items()}
+    weights |= {f"vocoder.{name}": tensor for name, tensor in vocoder.items()}
+    weights["mel_converter.mel_basis"] = mel_basis()
+    return model, _complete(weights, model.state_dict(), *paths)
 
 
 def _load_patcher(vae_path: str | Path, vocoder_path: str | Path | None, disable_dynamic: bool = False):  # noqa: ARG001
@@ -124,10 +138,10 @@ def split_halves(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     halves: dict[str, dict[str, Tensor]] = {half: {} for half in HALVES}
     for name, tensor in weights.items():
         parts = name.split(".")
-        while parts[0] in WRAPPERS:
+        while parts[0] in WRAPPERS and len(parts) > 1:
             parts = parts[1:]
         for half, heads in HALVES.items():
-            if parts and parts[0] in heads:
+            if parts[0] in heads:
                 halves[half][".".join(parts)] = tensor.float()
     vae, vocoder = halves["vae"], fold_weight_norm(halves["vocoder"])
     is_vae, is_vocoder = _starts_with(vae, "encoder.conv_in"), _starts_with(vocoder, "conv_pre")
@@ -140,12 +154,18 @@ def _starts_with(weights: dict[str, Tensor], layer: str) -> bool:
 
 
 def _check_half(path: Path, weights: dict[str, Tensor], first_layer: str) -> None:
-    """Raise ValueError if a half is made for another number of mel bands or holds a number that is none."""
-    bins = weights[first_layer].shape[1]
+    """Raise ValueError if a half is made for another number of mel bands or of no width, or is not all numbers."""
+    width, bins, _ = weights[first_layer].shape
     if bins != MEL_BINS:
         raise ValueError(
             f"{path.name} works on {bins} mel bands, Ovi's audio on {MEL_BINS}: it is MMAudio's 44.1 kHz version. "
             f"Use the 16 kHz files, {RIGHT_VAE} and {RIGHT_VOCODER}."
+        )
+    step, widest = WIDTHS[first_layer]
+    if width not in range(step, widest + 1, step):
+        raise ValueError(
+            f"{path.name} is {width} wide ('{first_layer}'); widths up to {widest} in steps of {step} are possible. "
+            "It is damaged or made for something else: download it again."
         )
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
@@ -158,7 +178,7 @@ def unit_length(weight: Tensor) -> Tensor:
     Source: hkchengrex/MMAudio, mmaudio/ext/autoencoder/edm2_utils.py, MPConv1D.remove_weight_norm.
     """
     length = weight.norm(dim=(1, 2), keepdim=True)
-    return weight / (length + 1e-4 * weight[0].numel() ** 0.5)
+    return weight / (length + 1e-4 * math.prod(weight.shape[1:]) ** 0.5)
 
 
 def fold_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,9 +187,10 @@ def fold_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for length_name, direction_name in WEIGHT_NORMS:
         for name in [name for name in folded if name.endswith(f".{direction_name}")]:
             layer = name.removesuffix(direction_name)
-            if layer + length_name in folded:
-                direction, length = folded.pop(name), folded.pop(layer + length_name)
+            direction, length = folded[name], folded.get(layer + length_name)
+            if length is not None and direction.ndim == 3 and length.shape == (len(direction), 1, 1):
                 folded[f"{layer}weight"] = direction * (length / direction.norm(dim=(1, 2), keepdim=True))
+                del folded[name], folded[layer + length_name]
     return folded
 
 

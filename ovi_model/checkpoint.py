@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from .config import HEAD_DIM, AudioTowerConfig, VideoTowerConfig
 from .model import OviModel
+from .safetensors_header import QUANTISATION
 
 AUDIO = "audio_model."
 VIDEO = "video_model."
 
-# One tensor that only Ovi's towers have, and one that every audio tower has.
-FUSION_KEY = "blocks.0.cross_attn.k_fusion.weight"
+# One tensor that only Ovi's towers have, and one that every audio tower has; no layout quantises either.
+FUSION_KEY = "blocks.0.cross_attn.norm_k_fusion.weight"
 AUDIO_KEY = "patch_embedding.0.weight"
 
-# Where ComfyUI keeps how each layer is quantised, in a file's metadata.
-QUANTISATION = "_quantization_metadata"
+# Where ComfyUI keeps how a layer is quantised if not in the file's metadata: beside the layer, as JSON in bytes.
+LAYER_FORMAT = ".comfy_quant"
+
+# Numbers in a tensor that is looked through at every load; all of Ovi's that are no matrix together take 16 MB.
+SMALL = 2**16
 
 Weights = dict[str, Tensor]
 
@@ -32,16 +37,19 @@ def convert_key(released: str) -> str:
     return released.removeprefix(VIDEO).replace(".modulation.modulation", ".modulation")
 
 
-def convert_keys(released: Weights) -> Weights:
+def convert_keys(released: Weights, convert: Callable[[str], str] = convert_key) -> Weights:
     """Rename a released state dict; tensors are shared, not copied.
 
     Raises ValueError when two released keys would land on one name.
     """
     converted: Weights = {}
     for released_key, tensor in released.items():
-        key = convert_key(released_key)
+        key = convert(released_key)
         if key in converted:
-            raise ValueError(f"Two tensors of the file would both be named '{key}'; the second is '{released_key}'.")
+            raise ValueError(
+                f"Two tensors of the file would both be named '{key}'; the second is '{released_key}'. "
+                "Take the file from its original source."
+            )
         converted[key] = tensor
     return converted
 
@@ -59,8 +67,11 @@ def _is_bare_audio(weights: Weights, prefix: str) -> bool:
 
 
 def join_towers(video: Weights, audio: Weights) -> Weights:
-    """Join the two files of a split release; audio keys may come bare or under `audio_model.`."""
-    return {**video, **{_audio_key(key): tensor for key, tensor in audio.items()}}
+    """Join the two files of a split release; audio keys may come bare or under `audio_model.`.
+
+    Raises ValueError when two keys of the audio file would land on one name.
+    """
+    return {**video, **convert_keys(audio, _audio_key)}
 
 
 def join_metadata(video: dict[str, str], audio: dict[str, str]) -> dict[str, str]:
@@ -102,11 +113,38 @@ def read_config(weights: Weights) -> tuple[VideoTowerConfig, AudioTowerConfig]:
     return video, audio
 
 
+def read_layer_formats(weights: Weights) -> dict[str, dict]:
+    """Return what ComfyUI wrote beside each quantised layer, for example {"format": "float8_e4m3fn"}.
+
+    Raises ValueError when that is no JSON object.
+    """
+    layers = {}
+    for key in [key for key in weights if key.endswith(LAYER_FORMAT)]:
+        try:
+            how = json.loads(bytes(weights[key].flatten().tolist()))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"'{key}' is no JSON ({error}). The file is damaged: download it again.") from error
+        if not isinstance(how, dict):
+            raise ValueError(f"'{key}' holds {how!r}, not a JSON object. The file is damaged: download it again.")
+        layers[key.removesuffix(LAYER_FORMAT)] = how
+    return layers
+
+
+def check_layer_formats(layers: dict[str, dict], known: Iterable[str]) -> None:
+    """Raise ValueError for the first layer quantised in a format that is not among the known ones."""
+    for layer, how in layers.items():
+        if how.get("format") not in list(known):
+            raise ValueError(
+                f"'{layer}' is quantised as '{how.get('format')}'; this ComfyUI reads {', '.join(sorted(known))}. "
+                "Update ComfyUI, or use another file of the same release."
+            )
+
+
 def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerConfig) -> None:
     """Compare converted weights with what the model of these sizes needs.
 
-    Raises ValueError naming the first tensor that is missing or has another shape. Quantised layers, whose tensors
-    are packed integers, are checked for presence alone.
+    Raises ValueError naming the first tensor that is missing, has another shape, or holds NaN or infinity. Quantised
+    layers, whose tensors are packed integers, are checked for presence alone.
     """
     if (video.num_layers, video.dim) != (audio.num_layers, audio.dim):
         raise ValueError(
@@ -122,11 +160,22 @@ def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerCo
         )
     for key, tensor in expected.items():
         found = weights[key]
-        if found.is_floating_point() and found.shape != tensor.shape:
+        is_packed = not found.is_floating_point() and key.removesuffix(".weight") + LAYER_FORMAT in weights
+        if found.shape != tensor.shape and not is_packed:
             raise ValueError(
                 f"'{key}' has the shape {list(found.shape)}, expected {list(tensor.shape)}. "
                 "The file is damaged or not of the Ovi family."
             )
+    _check_numbers(weights)
+
+
+def _check_numbers(weights: Weights) -> None:
+    """Raise ValueError for the first small tensor with NaN or infinity in it; matrices show theirs in the result."""
+    for key, tensor in weights.items():
+        if tensor.is_meta or not tensor.is_floating_point() or tensor.numel() > SMALL:
+            continue
+        if not tensor.float().isfinite().all():
+            raise ValueError(f"'{key}' holds infinite or undefined numbers. The file is damaged: download it again.")
 
 
 def missing_half(video: bool) -> str:
@@ -144,21 +193,36 @@ def _read_tower(weights: Weights, prefix: str) -> dict:
         raise ValueError(
             f"'{prefix}text_embedding.0.weight' is {dim} wide; the width of Ovi is a multiple of {HEAD_DIM}."
         )
-    blocks = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
     return {
         "dim": dim,
         "text_dim": text_dim,
         "ffn_dim": _shape(weights, prefix + "blocks.0.ffn.0.weight", 2)[0],
         "freq_dim": _shape(weights, prefix + "time_embedding.0.weight", 2)[1],
-        "num_layers": 1 + max(int(match[1]) for key in weights if (match := blocks.match(key))),
+        "num_layers": _count_blocks(weights, prefix),
         "num_heads": dim // HEAD_DIM,
     }
+
+
+def _count_blocks(weights: Weights, prefix: str) -> int:
+    """Count a tower's blocks, whose numbers go on from 0; a number alone must not make a model of that many."""
+    numbered = re.compile(re.escape(prefix) + r"blocks\.([0-9]{1,9})\.")
+    found = {int(match[1]) for key in weights if (match := numbered.match(key))}
+    absent = next(index for index in range(len(found) + 1) if index not in found)
+    if absent < len(found):
+        raise ValueError(
+            f"The Ovi weights have '{prefix}blocks.{max(found)}' but no '{prefix}blocks.{absent}'. "
+            "The file is damaged or incomplete: download it again."
+        )
+    return len(found)
 
 
 def _shape(weights: Weights, key: str, dimensions: int) -> torch.Size:
     if key not in weights:
         raise ValueError(f"The Ovi weights lack '{key}'. The file is incomplete: download it again.")
     shape = weights[key].shape
-    if len(shape) != dimensions:
-        raise ValueError(f"'{key}' has the shape {list(shape)}, expected {dimensions} dimensions. The file is damaged.")
+    if len(shape) != dimensions or 0 in shape:
+        raise ValueError(
+            f"'{key}' has the shape {list(shape)}, expected {dimensions} dimensions, none of them 0. The file is "
+            "damaged: download it again."
+        )
     return shape

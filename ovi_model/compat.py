@@ -26,6 +26,8 @@ def _mentions(code, word: str) -> bool:
 
 # 0.8.0: sampling takes one mask for each stream of a nested latent.
 NESTED_MASKS = _mentions(comfy.samplers, "denoise_masks")
+# 0.8.0: how a layer is quantised stands beside it in the weights; before, only in the file's metadata.
+LAYER_FORMATS = hasattr(comfy.utils, "convert_old_quants")
 # 0.33.0: callbacks (previews, denoised output) see nested latents, not the pack.
 NESTED_CALLBACKS = _mentions(comfy.samplers, "packed_callback")
 # 0.33.0: the model knows the shapes in the pack before `process_latent_in` is called.
@@ -53,6 +55,23 @@ def unpack_latents(packed: torch.Tensor, shapes: list[torch.Size]) -> list[torch
     if len(shapes) == 1:
         return [packed.reshape(packed.shape[:1] + shapes[0][1:])]
     return comfy.utils.unpack_latents(packed, shapes)
+
+
+def list_scaled_layers(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, dict]:
+    """Rename what a scaled fp8 file holds to ComfyUI's present names, in place; return how its layers are quantised.
+
+    Cores before 0.8 have a way of their own for such files, which rounds every other layer to eight bits as well.
+    """
+    scaled = [key for key in weights if key.startswith(prefix) and key.endswith(".scale_weight")]
+    layers = [key.removesuffix(".scale_weight") for key in scaled]
+    if any(weights[f"{layer}.weight"].dtype != torch.float8_e4m3fn for layer in layers if f"{layer}.weight" in weights):
+        return {}
+    weights.pop(f"{prefix}scaled_fp8", None)
+    for layer in layers:
+        weights[f"{layer}.weight_scale"] = weights.pop(f"{layer}.scale_weight")
+        if f"{layer}.scale_input" in weights:
+            weights[f"{layer}.input_scale"] = weights.pop(f"{layer}.scale_input")
+    return {layer.removeprefix(prefix): {"format": "float8_e4m3fn"} for layer in layers}
 
 
 def _nested_sample(original, is_ours):

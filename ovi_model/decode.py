@@ -34,7 +34,7 @@ def decode(
 
 
 def _clips(latent: dict) -> tuple[Tensor, Tensor]:
-    """Return the video [B, 48, F, H/16, W/16] and audio [B, 20, L] of as many clips, none of them empty."""
+    """Return the video [B, 48, F, H/16, W/16] and audio [B, 20, L] of as many clips, all of them full of numbers."""
     video, audio = streams(latent, "samples")
     if 0 in video.shape or 0 in audio.shape:
         empty = "video" if 0 in video.shape else "audio"
@@ -42,7 +42,20 @@ def _clips(latent: dict) -> tuple[Tensor, Tensor]:
         raise ValueError(f"The {empty} of 'samples' is empty: the shapes are {shapes}. Make the clip longer.")
     if len(video) != len(audio):
         raise ValueError(f"'samples' has {len(video)} video clips but {len(audio)} sounds; they must be as many.")
+    _check_finite(video, audio)
     return video, audio
+
+
+def _check_finite(video: Tensor, audio: Tensor) -> None:
+    """Raise ValueError for the black picture and the noise that a failed sampling would decode to."""
+    failed = [name for name, stream in (("video", video), ("audio", audio)) if not stream.isfinite().all()]
+    if failed:
+        raise ValueError(
+            f"The {' and '.join(failed)} of 'samples' holds infinite or undefined numbers (NaN): the sampling failed. "
+            "Usual causes: the model computes in fp16, whose range is too small for it (start ComfyUI without "
+            "--force-fp16 and --fp16-unet, use a bf16 file); a damaged model file (download it again); a LoRA of "
+            "another model or at too high a strength (try without it)."
+        )
 
 
 def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:

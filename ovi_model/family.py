@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import ClassVar
 
 import comfy.conds
 import comfy.latent_formats
-import comfy.lora
 import comfy.model_base
 import comfy.model_detection
+import comfy.model_management
+import comfy.quant_ops
 import comfy.supported_models
 import comfy.utils
 import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
-from . import checkpoint, compat
-from .config import AUDIO_STEPS_PER_INTERVAL, VIDEO_CHANNELS
+from . import checkpoint, compat, lora_names, memory, quanto
+from .config import AUDIO_STEPS_PER_INTERVAL
 from .model import OviModel
+from .weight_file import find_tensors
 
 IMAGE_MODEL = "ovi"
-
-# Names that LoRA trainers put before the native ones.
-LORA_PREFIXES = ("", "transformer.", "base_model.model.", "video_model.", "diffusion_model.video_model.")
 
 
 class OviLatent(comfy.latent_formats.Wan22):
@@ -87,11 +85,12 @@ class OviBase(comfy.model_base.BaseModel):
         given = compat.unpack_latents(latent_image, self.latent_shapes)[0]
         return comfy.utils.pack_latents([torch.where(clean, given, video), *rest])[0]
 
-    def memory_required(self, input_shape, cond_shapes={}) -> float:
-        """Core's estimate, from the cells of the video: a pack counts its channels too, 48 times as many."""
-        if len(input_shape) == 3:
-            input_shape = [input_shape[0], VIDEO_CHANNELS, math.ceil(input_shape[2] / VIDEO_CHANNELS)]
-        return super().memory_required(input_shape, cond_shapes)
+    def memory_required(self, input_shape, *_args, **_unused) -> float:
+        model, core = self.diffusion_model, comfy.model_management
+        fused = core.xformers_enabled() or core.pytorch_attention_flash_attention()
+        dtype = self.manual_cast_dtype or self.get_dtype()
+        needed = memory.memory_required(model.config, model.audio_model.config, input_shape, dtype, fused)
+        return needed * self.memory_usage_factor
 
     def map_context_window_to_modalities(self, primary_indices: list[int], latent_shapes, dim: int) -> list[list[int]]:
         """Give each video window the steps of sound that last from its cells to the next ones."""
@@ -140,8 +139,10 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
 
     def __init__(self, unet_config):
         super().__init__(unet_config)
-        # The towers take turns, so the larger one alone tells the peak: Wan's measure, by width.
-        self.memory_usage_factor = unet_config["video"].dim / 2222
+        self.memory_usage_factor = 1.0  # by which nodes of others correct an estimate
+        # Cores before 0.8 look for these in the file's metadata alone.
+        if unet_config.get("layer_formats") and not compat.LAYER_FORMATS:
+            self.layer_quant_config = unet_config["layer_formats"]
 
     def get_model(self, _state_dict, _prefix="", device=None) -> OviBase:
         # 0.3.75 keeps the precision of each layer under the file's names.
@@ -152,6 +153,10 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
 
     def process_unet_state_dict(self, state_dict: checkpoint.Weights) -> checkpoint.Weights:
         weights = checkpoint.convert_keys(state_dict)
+        layers = vars(self).get("layer_quant_config") or self.unet_config.get("layer_formats", {})
+        checkpoint.check_layer_formats(layers, comfy.quant_ops.QUANT_ALGOS)
+        if not compat.LAYER_FORMATS:
+            weights = {key: x for key, x in weights.items() if not key.endswith(checkpoint.LAYER_FORMAT)}
         checkpoint.check_weights(weights, self.unet_config["video"], self.unet_config["audio"])
         return weights
 
@@ -188,9 +193,26 @@ def register() -> None:
     if any(entry.unet_config.get("image_model") == IMAGE_MODEL for entry in known):
         return
     known.append(OviConfig)
+    detection = comfy.model_detection
+    detection.unet_prefix_from_state_dict = _unwrapping_ovi(detection.unet_prefix_from_state_dict)
     comfy.model_detection.detect_unet_config = _detecting_ovi(comfy.model_detection.detect_unet_config)
-    comfy.lora.model_lora_keys_unet = _naming_ovi(comfy.lora.model_lora_keys_unet)
+    lora_names.install(lambda model: isinstance(model, OviBase))
     compat.install(lambda model: isinstance(model, OviBase))
+
+
+def _unwrapping_ovi(original):
+    """Checkpoints of training runs hold the weights below other names; core asks for the prefix first of all."""
+
+    @functools.wraps(original)
+    def unet_prefix_from_state_dict(state_dict):
+        if any(isinstance(value, dict) for value in state_dict.values()):
+            tensors = find_tensors(state_dict)
+            if checkpoint.has_video_tower(tensors):
+                state_dict.clear()
+                state_dict.update(tensors)
+        return original(state_dict)
+
+    return unet_prefix_from_state_dict
 
 
 def _detecting_ovi(original):
@@ -203,24 +225,17 @@ def _detecting_ovi(original):
         if not (video and audio):
             raise ValueError(checkpoint.missing_half(video))
         own = {key.removeprefix(key_prefix): tensor for key, tensor in state_dict.items() if key.startswith(key_prefix)}
+        if quanto.is_quantised(own):
+            raise ValueError(
+                "This file was quantised by optimum-quanto. Use the node 'Ovi Model Loader', which reads such files."
+            )
         video_config, audio_config = checkpoint.read_config(checkpoint.convert_keys(own))
-        return {"image_model": IMAGE_MODEL, "video": video_config, "audio": audio_config}
+        formats = checkpoint.read_layer_formats(own)
+        if not compat.LAYER_FORMATS:
+            formats |= compat.list_scaled_layers(state_dict, key_prefix)
+        return {"image_model": IMAGE_MODEL, "video": video_config, "audio": audio_config, "layer_formats": formats}
 
     return detect_unet_config
-
-
-def _naming_ovi(original):
-    @functools.wraps(original)
-    def model_lora_keys_unet(model, key_map=None):
-        key_map = original(model, {} if key_map is None else key_map)
-        if isinstance(model, OviBase):
-            for key in model.diffusion_model.state_dict():
-                name = key.removesuffix(".weight")
-                for prefix in LORA_PREFIXES:
-                    key_map.setdefault(prefix + name, f"diffusion_model.{key}")
-        return key_map
-
-    return model_lora_keys_unet
 
 
 def _middle_frame(latent):

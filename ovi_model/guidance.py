@@ -6,6 +6,8 @@ import math
 
 import comfy.patcher_extension
 
+from .network import network_of
+
 KEY = "ovi_guidance"
 
 
@@ -15,12 +17,7 @@ def guide(model, audio_cfg: float, layer: int, start_percent: float, end_percent
     Raises ValueError if the model is no Ovi or has no such layer.
     """
     model = model.clone()
-    network = model.get_model_object("diffusion_model")
-    if not hasattr(network, "audio_model"):
-        raise ValueError(
-            f"model is a {type(network).__name__}, not an Ovi: connect 'Load Diffusion Model' with an Ovi file, or "
-            "'Ovi Model Loader'."
-        )
+    network = network_of(model)
     if layer >= len(network.blocks):
         raise ValueError(f"skip_layer is {layer}, but this model has 1 to {len(network.blocks) - 1}; -1 or 0 is off.")
     guide_audio(model, audio_cfg)

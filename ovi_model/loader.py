@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.sd
 import torch
 
-from . import checkpoint
+from . import checkpoint, quanto
 from .choice import choose
 from .weight_file import read_weights
 
@@ -31,23 +33,23 @@ def load_model(model_path: str, audio_path: str | None, weight_dtype: str, disab
     name = Path(model_path).name
     video, audio = checkpoint.has_video_tower(weights), checkpoint.has_audio_tower(weights)
     if not video:
-        raise ValueError(_not_ovi(name, audio))
+        raise ValueError(_not_ovi(Path(model_path), audio))
     if audio_path is None and not audio:
         raise ValueError(
-            f"{name} holds only the video tower of Ovi. Choose the file of its audio tower as 'audio_model'."
+            f"{name} holds only the video tower of Ovi. Choose the file of its audio tower as "
+            f"'audio_model'{_partner(Path(model_path), 'video', 'audio')}."
         )
     if audio_path is not None:
         if audio:
             raise ValueError(f"{name} holds both towers of Ovi: set 'audio_model' to 'in the same file'.")
         audio_weights, audio_metadata = _read_audio_tower(Path(audio_path))
-        weights = checkpoint.join_towers(weights, audio_weights)
+        with _naming(Path(audio_path).name):
+            weights = checkpoint.join_towers(weights, audio_weights)
         metadata = checkpoint.join_metadata(metadata, audio_metadata)
         name = f"{name} with {Path(audio_path).name}"
     model_options = dict(choose("weight_dtype", weight_dtype, WEIGHT_DTYPES))
-    try:
+    with _naming(name):
         patcher = _build(weights, model_options, metadata, disable_dynamic)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
     patcher.cached_patcher_init = (load_model, (model_path, audio_path, weight_dtype))
     return patcher
 
@@ -60,9 +62,20 @@ def _build(weights: checkpoint.Weights, model_options: dict, metadata, disable_d
 
 
 def _read(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
-    """Read a file's weights and metadata; files saved by ComfyUI carry its own prefix, which goes."""
+    """Read a file's weights, plain or as core quantises them, and metadata; the prefix ComfyUI saves with goes."""
     weights, metadata = read_weights(path)
-    return {key.removeprefix("model.diffusion_model."): tensor for key, tensor in weights.items()}, metadata
+    with _naming(path.name):
+        weights = quanto.dequantise(weights)
+        return checkpoint.convert_keys(weights, lambda key: key.removeprefix("model.diffusion_model.")), metadata
+
+
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Put a file's name in front of what is said of its weights."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
@@ -77,10 +90,21 @@ def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
     return weights, metadata
 
 
-def _not_ovi(name: str, audio: bool) -> str:
+def _partner(path: Path, tower: str, other: str) -> str:
+    """The other half's file, told by its name where releases name their halves alike."""
+    name = path.name.replace(tower, other).replace(tower.title(), other.title())
+    if name == path.name:
+        return ""
+    return f": {name}, in the same folder" if path.with_name(name).is_file() else f": {name}, to be downloaded too"
+
+
+def _not_ovi(path: Path, audio: bool) -> str:
     if audio:
-        return f"{name} holds only the audio tower of Ovi: choose it as 'audio_model' and the video file as 'model'."
+        return (
+            f"{path.name} holds only the audio tower of Ovi: choose it as 'audio_model' and the video file as "
+            f"'model'{_partner(path, 'audio', 'video')}."
+        )
     return (
-        f"{name} is not an Ovi model: it has no '{checkpoint.FUSION_KEY}'. An Ovi file holds a video and an audio "
+        f"{path.name} is not an Ovi model: it has no '{checkpoint.FUSION_KEY}'. An Ovi file holds a video and an audio "
         "tower, for example model_960x960.safetensors. For a plain Wan 2.2 file use the node 'Load Diffusion Model'."
     )

@@ -15,7 +15,8 @@ PAIRS = (("<S>", "<E>"), ("<AUDCAP>", "<ENDAUDCAP>"))
 CLOSING_MISTAKES = {"</S>": "<E>", "</E>": "<E>", "</AUDCAP>": "<ENDAUDCAP>", "</ENDAUDCAP>": "<ENDAUDCAP>"}
 
 _TAGGED_SOUND = re.compile(r"<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
-_NAMED_SOUND = re.compile(r"Audio:\s*(.*)", re.DOTALL)
+# What is tagged already is passed over, even if it holds the word itself.
+_NAMED_SOUND = re.compile(r"<AUDCAP>.*?<ENDAUDCAP>|Audio:\s*(.*)", re.DOTALL)
 
 
 def sound_as_audio(prompt: str) -> str:
@@ -25,7 +26,7 @@ def sound_as_audio(prompt: str) -> str:
 
 def sound_as_tags(prompt: str) -> str:
     """Write the sound as `<AUDCAP>...<ENDAUDCAP>`, as the 720x720 checkpoint reads it: all that follows `Audio:`."""
-    return _NAMED_SOUND.sub(lambda match: f"<AUDCAP>{match[1]}<ENDAUDCAP>", prompt)
+    return _NAMED_SOUND.sub(lambda match: match[0] if match[1] is None else f"<AUDCAP>{match[1]}<ENDAUDCAP>", prompt)
 
 
 SOUND_FORMS = {"Audio:": sound_as_audio, "<AUDCAP>": sound_as_tags, "as written": str}
@@ -73,7 +74,13 @@ def encode_prompts(clip, prompt: str, video_negative: str, audio_negative: str) 
 
 
 def _encode(clip, text: str) -> list:
-    """Encode a text literally: speech must reach the model as written, so parentheses are no weights."""
+    """Encode a text literally: speech must reach the model as written, so parentheses are no weights.
+
+    Raises ValueError for half a character, which broken programs send; no tokenizer takes it.
+    """
+    halves = [letter for letter in text if "\ud800" <= letter <= "\udfff"]
+    if halves:
+        raise ValueError(f"The text {text[:40]!a} holds half a character, {halves[0]!a}. Type that place anew.")
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, disable_weights=True))
     length = conditioning[0][0].shape[1]
     if length > TEXT_LENGTH:

@@ -1,6 +1,7 @@
 """umT5, the text encoder of Ovi, as ComfyUI's CLIP: any size, ComfyUI's layout or Wan's own."""
 
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,14 @@ from types import SimpleNamespace
 
 import comfy.sd
 import comfy.utils
+import torch
 from comfy.text_encoders.sd3_clip import t5_xxl_detect
 from comfy.text_encoders.wan import WanT5Tokenizer, te
 from safetensors import SafetensorError, safe_open
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from .safetensors_header import check_header
 from .weight_file import SAFETENSORS, read_weights
 
 RIGHT_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors (Comfy-Org/Wan_2.1_ComfyUI_repackaged)"
@@ -133,8 +136,11 @@ def _measure(path: Path, weights: dict[str, Tensor]) -> TextEncoderSizes:
         raise ValueError(
             f"{path.name} is no umT5 text encoder: {_describe(weights)} and has no '{absent[0]}'. {_advice()}"
         )
-    layers = {int(name.split(".")[2]) for name in weights if name.startswith("encoder.block.")}
-    if max(layers) > 0 and bias.format(1) not in weights:
+    for name in (*needed, bias.format(0)):
+        if weights[name].ndim != 2 or 0 in weights[name].shape:
+            raise ValueError(f"{path.name}: '{name}' has shape {list(weights[name].shape)}, no matrix. {_advice()}")
+    layers = _count_blocks(path, weights)
+    if layers > 1 and bias.format(1) not in weights:
         raise ValueError(
             f"{path.name} is a T5 or mT5 encoder, not a umT5: only its first block has a "
             f"'relative_attention_bias', umT5 has one in every block. {_advice()}"
@@ -146,16 +152,29 @@ def _measure(path: Path, weights: dict[str, Tensor]) -> TextEncoderSizes:
         d_ff=gate.shape[0],
         d_kv=query.shape[0] // heads,
         num_heads=heads,
-        num_layers=max(layers) + 1,
+        num_layers=layers,
         vocab_size=embedding.shape[0],
     )
+
+
+def _count_blocks(path: Path, weights: dict[str, Tensor]) -> int:
+    """Count the blocks, whose numbers go on from 0; a number alone must not make an encoder of that many."""
+    numbered = re.compile(r"encoder\.block\.([0-9]{1,9})\.")
+    found = {int(match[1]) for name in weights if (match := numbered.match(name))}
+    absent = next(index for index in range(len(found) + 1) if index not in found)
+    if absent < len(found):
+        raise ValueError(
+            f"{path.name} is an incomplete umT5 encoder: it has 'encoder.block.{max(found)}' but no "
+            f"'encoder.block.{absent}'. {_advice()}"
+        )
+    return len(found)
 
 
 def _describe(weights: dict[str, Tensor]) -> str:
     for part, kind in OTHER_KINDS:
         if any(part in name for name in weights):
             return f"it looks like {kind}"
-    return f"it begins with '{min(weights)}'"
+    return f"it begins with '{min(weights)}'" if weights else "it holds a tokenizer alone"
 
 
 def _advice() -> str:
@@ -196,12 +215,13 @@ def _find_tokenizer(path: Path, vocab_size: int, files: Iterable[str | Path]) ->
         if other.suffix.lower() not in SAFETENSORS:
             continue
         try:
+            check_header(other)
             with safe_open(other, framework="pt") as opened:
                 if {"spiece_model", "shared.weight"} <= set(opened.keys()):
-                    rows = opened.get_slice("shared.weight").get_shape()[0]
-                    if rows == vocab_size:
+                    rows = opened.get_slice("shared.weight").get_shape()[:1]
+                    if rows == [vocab_size]:
                         return other, opened.get_tensor("spiece_model")
-        except (SafetensorError, OSError):
+        except (SafetensorError, ValueError, OSError):
             continue  # a damaged neighbour is no reason to refuse this file
     raise ValueError(
         f"{path.name} holds no tokenizer, and no other file in models/text_encoders holds one for its "
@@ -210,14 +230,21 @@ def _find_tokenizer(path: Path, vocab_size: int, files: Iterable[str | Path]) ->
 
 
 def _check_tokenizer(path: Path, spiece: Tensor, vocab_size: int) -> None:
-    try:
-        pieces = SentencePieceProcessor(model_proto=spiece.numpy().tobytes()).get_piece_size()
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path.name}: its 'spiece_model' is no sentencepiece model. Download the file again."
-        ) from error
+    pieces = _count_pieces(spiece)
+    if not pieces:
+        raise ValueError(f"{path.name}: its 'spiece_model' is no sentencepiece model. Download the file again.")
     if pieces > vocab_size:
         raise ValueError(f"{path.name}: its tokenizer has {pieces} tokens, the encoder knows {vocab_size}. {_advice()}")
+
+
+def _count_pieces(spiece: Tensor) -> int:
+    """Return how many tokens a tokenizer has; none if it is no tokenizer."""
+    if spiece.dtype != torch.uint8 or not spiece.numel():
+        return 0
+    try:
+        return SentencePieceProcessor(model_proto=spiece.numpy().tobytes()).get_piece_size()
+    except RuntimeError:
+        return 0
 
 
 def _build(

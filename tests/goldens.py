@@ -5,6 +5,7 @@ from pathlib import Path
 
 import comfy.model_patcher
 import comfy.ops
+import comfy.supported_models
 import safetensors.torch
 import torch
 from comfyui_ovi.ovi_model import checkpoint, config, family, model
@@ -63,3 +64,11 @@ def small_patcher(dtype: torch.dtype = torch.float32):
     base = entry.get_model({}, "")
     base.load_model_weights(small_weights())
     return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+def wan_patcher():
+    """A small model of the family without sound, as a MODEL."""
+    config = {"image_model": "wan2.1", "model_type": "t2v", "dim": 32, "ffn_dim": 32, "num_heads": 2, "num_layers": 1}
+    entry = comfy.supported_models.WAN21_T2V(config)
+    entry.set_inference_dtype(torch.float32, None)
+    return comfy.model_patcher.ModelPatcher(entry.get_model({}, ""), torch.device("cpu"), torch.device("cpu"))

@@ -94,6 +94,11 @@ def parts(latent: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return video, audio
 
 
+def sampled(result, *links: Link) -> list[torch.Tensor]:
+    """The first output of these samplers, each as one row of numbers."""
+    return [torch.cat([stream.flatten() for stream in parts(result.value(link[0]))]) for link in links]
+
+
 def is_ours(record: LogRecord) -> bool:
     """Whether a module of this repository wrote this line of the log."""
     return Path(record.pathname).resolve().is_relative_to(REPOSITORY)

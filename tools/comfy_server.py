@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +72,24 @@ class Server:
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
-                return json.load(response)
+                return json.loads(response.read() or "{}")
         except urllib.error.HTTPError as error:
             raise ServerError(refusal_text(error.read().decode(errors="replace"))) from error
+
+    def run(self, prompt: dict, seconds: float = 300) -> dict:
+        """Run an API-format workflow to its end; return its outputs by node id.
+
+        Raises ServerError if a node fails, the workflow takes longer, or the server stops.
+        """
+        prompt_id = self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        end = time.monotonic() + seconds
+        while not (record := self.get(f"/history/{prompt_id}").get(prompt_id)):
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise ServerError(f"the workflow did not end:\n{self.log_tail()}")
+            time.sleep(0.1)
+        if record["status"]["status_str"] != "success":
+            raise ServerError(f"the workflow failed:\n{self.log_tail()}")
+        return record["outputs"]
 
     def log_tail(self, lines: int = 25) -> str:
         """Return the last lines of the server's log."""
@@ -100,18 +115,26 @@ def refusal_text(body: str) -> str:
 
 
 @contextmanager
-def running_server(comfyui: Path, base: Path, *, cpu: bool = True, seconds: float = 180) -> Iterator[Server]:
+def running_server(
+    comfyui: Path, base: Path, *, cpu: bool = True, seconds: float = 180, flags: Sequence[str] = ()
+) -> Iterator[Server]:
     """Yield a server that answers; whatever happens inside, it is stopped afterwards.
 
-    base: its models, inputs, outputs and log lie there. Raises ServerError when it is not up within the given seconds
-    or when ComfyUI could not import this extension.
+    base: its models, inputs, outputs and log lie there. flags: more of ComfyUI's own. Raises ServerError when it is not
+    up within the given seconds or when ComfyUI could not import this extension.
     """
     make_base_directory(base)
     link_extension(REPOSITORY, base / "custom_nodes")
     port = _free_port()
     command = [sys.executable, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--database-url", f"sqlite:///{(base / 'user/comfyui.db').as_posix()}"]
-    command += ["--disable-auto-launch", "--disable-api-nodes", "--dont-print-server", *(CPU_FLAGS if cpu else [])]
+    command += [
+        "--disable-auto-launch",
+        "--disable-api-nodes",
+        "--dont-print-server",
+        *(CPU_FLAGS if cpu else []),
+        *flags,
+    ]
     log = base / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)

@@ -2,29 +2,19 @@
 
 Usage: python tools/make_small_checkpoints.py OUT_DIR [--comfyui PATH] [--dtype bfloat16] [--seed 0]
 
-Run it with ComfyUI's python. ComfyUI is found at --comfyui or at the environment variable COMFYUI_PATH.
+Run it with ComfyUI's python. ComfyUI is found at --comfyui, at the environment variable COMFYUI_PATH, or around this
+extension where it is installed in one.
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import small_weights as small
 import torch
+from find_comfyui import import_comfy
 from safetensors.torch import save_file
 from torch import Tensor
-
-
-def import_comfy(path: Path) -> None:
-    """Put ComfyUI on the import path and keep it on the CPU; must run before any of its modules is imported."""
-    if not (path / "comfy" / "sd.py").is_file():
-        raise SystemExit(f"{path} is no ComfyUI: it has no comfy/sd.py. Give the folder that holds ComfyUI's main.py.")
-    sys.path.insert(0, str(path))
-    from comfy.cli_args import args
-
-    args.cpu = True
 
 
 def write_all(out_dir: Path, dtype: torch.dtype, seed: int) -> list[tuple[Path, str]]:
@@ -86,15 +76,13 @@ def main() -> None:
     """Parse the command line, write the files and list them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out_dir", type=Path, help="models folder to write to; sub-folders are made")
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"), help="ComfyUI's folder")
+    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     parser.add_argument(
         "--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="of the Ovi file"
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.comfyui is None:
-        parser.error("set COMFYUI_PATH or give --comfyui: the folder that holds ComfyUI's main.py")
-    import_comfy(Path(options.comfyui).resolve())
+    import_comfy(options.comfyui)
     with torch.no_grad():
         written = write_all(options.out_dir, getattr(torch, options.dtype), options.seed)
     for path, meaning in written:

@@ -12,6 +12,7 @@ SMALL_FILES = {
     ("OviAudioVAELoader", "vae"): "mmaudio_vae_small.pth",
     ("OviAudioVAELoader", "vocoder"): "bigvgan_small.pt",
     ("LoraLoaderModelOnly", "lora_name"): "ovi_small_lora.safetensors",
+    ("OviLoraLoader", "lora_name"): "ovi_small_lora.safetensors",
     ("UpscaleModelLoader", "model_name"): "small_2x.safetensors",
 }
 SIZE = {"width": 128, "height": 96}

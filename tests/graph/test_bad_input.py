@@ -133,7 +133,7 @@ def bad_files(model_folder):
     [
         (
             "plain_wan",
-            ["'blocks.0.cross_attn.k_fusion.weight'", "a video and an audio tower", "'Load Diffusion Model'"],
+            ["'blocks.0.cross_attn.norm_k_fusion.weight'", "a video and an audio tower", "'Load Diffusion Model'"],
         ),
         ("video_tower", ["only the video tower", "'audio_model'"]),
         ("audio_tower", ["only the audio tower", "'audio_model'", "'model'"]),
@@ -141,7 +141,7 @@ def bad_files(model_folder):
         ("lacks_one", ["'blocks.2.ffn.0.weight'", "incomplete", "download it again"]),
         ("lora", ["not an Ovi model", "model_960x960.safetensors"]),
         ("truncated", ["damaged or was not downloaded to the end", "download it again"]),
-        ("page", ["no complete safetensors file", "download it again"]),
+        ("page", ["is a web page", "use its download button"]),
         ("empty", ["0 bytes", "Download it again"]),
     ],
 )

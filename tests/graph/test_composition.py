@@ -1,4 +1,4 @@
-"""Stock and foreign nodes before, around and after the sampler: loaders, LoRAs, caches, decoders, savers."""
+"""Stock and foreign nodes before, around and after the sampler: loaders, caches, decoders, savers."""
 
 import shutil
 
@@ -9,10 +9,11 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfyui_ovi.ovi_model import blocks
 from comfyui_ovi.ovi_model.config import FRAME_RATE
 from goldens import relative_error
+from lora_files import LAYERS, with_lora, write_lora
 from media import decode
 from safetensors.torch import load_file, save_file
-from small_graph import MODEL, CountForwards, Graph, output, parts
-from small_weights import OviSizes, ovi_weights, random_weights
+from small_graph import MODEL, CountForwards, Graph, output, sampled
+from small_weights import OviSizes, ovi_weights
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
@@ -24,11 +25,6 @@ FLOAT8 = {
     "fp8_e4m3fn_fast": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
-
-
-def sampled(result, *links):
-    """The first output of these samplers, each as one row of numbers."""
-    return [torch.cat([stream.flatten() for stream in parts(result.value(link[0]))]) for link in links]
 
 
 @pytest.mark.parametrize("loader", ["stock", "ours"])
@@ -81,77 +77,6 @@ def test_two_files_in_every_spelling_equal_the_one_file(run, graph, model_folder
         assert torch.equal(actual, expected)
 
 
-PEFT, KOHYA = ("lora_A.weight", "lora_B.weight"), ("lora_down.weight", "lora_up.weight")
-# What LoRA files call a layer, {0}, or with underscores, {1}: in the video tower, in the audio tower; and its matrices.
-LORA_STYLES = {
-    "comfy": ("diffusion_model.{0}", "diffusion_model.{0}", PEFT),
-    "comfy_down_up": ("diffusion_model.{0}", "diffusion_model.{0}", KOHYA),
-    "kohya": ("lora_unet_{1}", "lora_unet_{1}", KOHYA),
-    "wan_fun": ("lora_unet__{1}", "lora_unet__{1}", KOHYA),
-    "bare": ("{0}", "{0}", ("lora_A.default.weight", "lora_B.default.weight")),
-    "peft": ("base_model.model.{0}", "base_model.model.{0}", PEFT),
-    "transformer": ("transformer.{0}", "transformer.{0}", PEFT),
-    "released": ("video_model.{0}", "{0}", PEFT),
-    "comfy_released": ("diffusion_model.video_model.{0}", "diffusion_model.{0}", PEFT),
-}
-VIDEO_LAYERS = ("blocks.0.cross_attn.k", "blocks.1.self_attn.q", "blocks.2.ffn.0", "blocks.3.cross_attn.v_fusion")
-AUDIO_LAYERS = ("audio_model.blocks.1.self_attn.q", "audio_model.blocks.3.cross_attn.k_fusion")
-
-
-def write_lora(path, style, layers):
-    """Save a LoRA of rank 4 on these layers; the same numbers whatever the names."""
-    video, audio, (down, up) = LORA_STYLES[style]
-    weights = {}
-    for layer in layers:
-        width = OviSizes().ffn_dim if layer.endswith("ffn.0") else OviSizes().dim
-        name = (audio if layer in AUDIO_LAYERS else video).format(layer, layer.replace(".", "_"))
-        drawn = random_weights({f"{layer}.down": (4, OviSizes().dim), f"{layer}.up": (width, 4)}, seed=3)
-        weights |= {f"{name}.{down}": drawn[f"{layer}.down"], f"{name}.{up}": drawn[f"{layer}.up"]}
-    save_file(weights, path)
-
-
-def with_lora(graph, model, file, strength=1.0):
-    return graph.add("LoraLoaderModelOnly", model=model, lora_name=file, strength_model=strength)
-
-
-def test_every_style_of_lora_names_means_the_same(run, graph, small_files):
-    model, text = graph.model(), graph.text()
-    links = [graph.sample(model, text, steps=1)]
-    for style in LORA_STYLES:
-        write_lora(small_files / "loras" / f"{style}.safetensors", style, (*VIDEO_LAYERS, *AUDIO_LAYERS))
-        links.append(graph.sample(with_lora(graph, model, f"{style}.safetensors"), text, steps=1))
-    graph.show(*links)
-    plain, expected, *others = sampled(run(graph), *links)
-    assert relative_error(expected, plain) > 1e-3
-    for style, actual in zip(LORA_STYLES, [expected, *others], strict=True):
-        assert relative_error(actual, expected) < 1e-5, style
-
-
-@pytest.mark.parametrize("layer", [*VIDEO_LAYERS, *AUDIO_LAYERS])
-def test_a_lora_on_any_layer_changes_the_result(run, graph, small_files, layer):
-    file = f"{layer}.safetensors"
-    write_lora(small_files / "loras" / file, "comfy", [layer])
-    model, text = graph.model(), graph.text()
-    loras = [with_lora(graph, model, file, strength) for strength in (1.0, 0.0)]
-    links = [graph.sample(m, text, steps=1) for m in (model, *loras)]
-    graph.show(*links)
-    plain, changed, switched_off = sampled(run(graph), *links)
-    assert relative_error(changed, plain) > 1e-4
-    assert torch.equal(switched_off, plain)
-
-
-def test_the_lora_of_the_small_set_applies_whole(run, graph, caplog):
-    model, text = graph.model("ovi_small.safetensors"), graph.text()
-    lora = with_lora(graph, model, "ovi_small_lora.safetensors")
-    links = [graph.sample(m, text, steps=1) for m in (model, lora)]
-    graph.show(*links)
-    result = run(graph)
-    plain, changed = sampled(result, *links)
-    assert relative_error(changed, plain) > 1e-2
-    assert len(result.value(lora[0]).patches) == 16
-    assert "not loaded" not in caplog.text
-
-
 @pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
 def test_caches_save_calls_and_stay_near(run, graph, node):
     settings = {"reuse_threshold": 1.5, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
@@ -199,7 +124,7 @@ def test_a_compiled_model_gives_the_same(run, graph, model_folder, monkeypatch, 
 
 def test_a_saved_model_loads_again(run, runtime, graph, model_folder, small_files):
     """Saved with a LoRA in it; read by both model loaders and by the stock checkpoint loader."""
-    write_lora(small_files / "loras" / "to_save.safetensors", "comfy", (*VIDEO_LAYERS, *AUDIO_LAYERS))
+    write_lora(small_files / "loras" / "to_save.safetensors", LAYERS)
     text = graph.text()
     patched = with_lora(graph, graph.model(), "to_save.safetensors")
     link = graph.sample(patched, text)

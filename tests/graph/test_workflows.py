@@ -16,22 +16,24 @@ from goldens import relative_error
 from media import decode
 from PIL import Image
 from small_files import with_small_files
-from small_graph import parts
+from small_graph import CountForwards, parts
 
 pytestmark = pytest.mark.graph
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 PATHS = sorted(FOLDER.glob("*.json"))
 NAMES = [path.stem for path in PATHS]
-TEXT, IMAGE, SIMPLE, LORA = (
+TEXT, IMAGE, SIMPLE, LORA, FEW_STEPS = (
     "ovi_text_to_audio_video",
     "ovi_image_to_audio_video",
     "ovi_simple_ksampler",
     "ovi_lora_upscale",
+    "ovi_few_step_lora",
 )
 # What the canvas shows beside nodes that run, and the widgets it adds of its own.
 NOTES = {"MarkdownNote"}
 ONLY_ON_CANVAS = {"control_after_generate", "upload"}
+STRENGTHS = ("strength_video", "strength_audio", "strength_fusion")
 SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3}
 
 
@@ -103,8 +105,8 @@ def run(runtime, prompt, name):
     return result, decode(runtime.output / shown["subfolder"] / shown["filename"])
 
 
-def test_all_four_are_there():
-    assert sorted(NAMES) == sorted([TEXT, IMAGE, SIMPLE, LORA])
+def test_all_five_are_there():
+    assert sorted(NAMES) == sorted([TEXT, IMAGE, SIMPLE, LORA, FEW_STEPS])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
 
@@ -156,6 +158,27 @@ def test_the_lora_counts(runtime, make):
     sampler = node_of(prompt, "SamplerCustomAdvanced")
     for changed, plain in zip(parts(with_lora.value(sampler)), parts(without.value(sampler)), strict=True):
         assert relative_error(changed, plain) > 1e-2
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_few_steps_are_one_forward_of_one_prompt_each(runtime, make):
+    """The published six steps, counted behind the LoRA; the LoRA counts."""
+    shrunken, changed, _ = make(FEW_STEPS)
+    prompt = copy.deepcopy(shrunken)
+    guidance, scheduler = (prompt[node_of(prompt, kind)]["inputs"] for kind in ("OviGuidance", "OviScheduler"))
+    scheduler["steps"] = api(FEW_STEPS)[node_of(prompt, "OviScheduler")]["inputs"]["steps"]
+    prompt["count"] = {"class_type": "CountForwards", "inputs": {"model": guidance["model"]}}
+    guidance["model"] = ["count", 0]
+    CountForwards.calls.clear()
+    run(runtime, prompt, FEW_STEPS)
+    assert CountForwards.calls == [[0]] * 6
+
+    prompt = copy.deepcopy(shrunken)
+    prompt[node_of(prompt, "OviLoraLoader")]["inputs"] |= dict.fromkeys(STRENGTHS, 0.0)
+    without, _ = run(runtime, prompt, FEW_STEPS)
+    sampler = node_of(prompt, "SamplerCustomAdvanced")
+    for actual, plain in zip(parts(changed.value(sampler)), parts(without.value(sampler)), strict=True):
+        assert relative_error(actual, plain) > 1e-2
 
 
 @pytest.mark.parametrize("name", NAMES)

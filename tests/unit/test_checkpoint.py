@@ -95,6 +95,22 @@ def test_what_is_not_ovi_is_said(tmp_path, released, halves):
     assert "'patch_embedding.weight' has the shape [256, 48], expected 5 dimensions" in refusal("narrow")
 
 
+@pytest.mark.parametrize(
+    ("half", "files", "message"),
+    [
+        (0, ["Ovi_Video_bf16", "Ovi_Audio_bf16"], "as 'audio_model': Ovi_Audio_bf16.safetensors, in the same folder."),
+        (0, ["ovi_video_10B"], "as 'audio_model': ovi_audio_10B.safetensors, to be downloaded too."),
+        (1, ["ovi_audio_10B"], "as 'model': ovi_video_10B.safetensors, to be downloaded too."),
+        (0, ["renamed"], "as 'audio_model'."),
+    ],
+)
+def test_the_other_half_is_named(tmp_path, halves, half, files, message):
+    path, *_ = [write(tmp_path / f"{name}.safetensors", halves[half]) for name in files]
+    with pytest.raises(ValueError) as caught:
+        loader.load_model(path, None, "default")
+    assert str(caught.value).endswith(message)
+
+
 def test_half_a_file_in_the_stock_loader_points_to_ours(tmp_path, halves):
     import comfy.sd
 
@@ -102,3 +118,69 @@ def test_half_a_file_in_the_stock_loader_points_to_ours(tmp_path, halves):
         path = write(tmp_path / "half.safetensors", half)
         with pytest.raises(ValueError, match=f"its {other} tower is in a second file.*'Ovi Model Loader'"):
             comfy.sd.load_diffusion_model(path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("video_model.blocks.3.norm3.bias", "blocks.3.norm3.bias"),
+        ("audio_model.blocks.0.modulation.modulation", "audio_model.blocks.0.modulation"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(tmp_path, released, number, key, named):
+    damaged = {**released, key: released[key].clone()}
+    damaged[key].view(-1)[7] = number
+    path = write(tmp_path / "damaged.safetensors", damaged)
+    with pytest.raises(ValueError, match=rf"damaged\.safetensors: '{named}' holds infinite or undefined .*download"):
+        loader.load_model(path, None, "default")
+
+
+def test_numbers_of_a_matrix_are_not_looked_through_at_every_load():
+    checkpoint._check_numbers({"matrix": torch.full((300, 300), float("nan"))})
+
+
+@pytest.mark.parametrize("tower", ["", "audio_model."])
+def test_a_block_number_makes_no_blocks(released, tower):
+    weights = checkpoint.convert_keys(released) | {f"{tower}blocks.99999999.norm3.bias": torch.zeros(1)}
+    with pytest.raises(ValueError, match=f"have '{tower}blocks.99999999' but no '{tower}blocks.12'. .*download"):
+        checkpoint.read_config(weights)
+    weights = checkpoint.convert_keys(released) | {f"{tower}blocks.{'9' * 5000}.x": torch.zeros(1)}
+    assert checkpoint.read_config(weights) == checkpoint.read_config(checkpoint.convert_keys(released))
+
+
+def test_a_size_of_nothing_is_refused(released):
+    weights = checkpoint.convert_keys(released) | {"patch_embedding.weight": torch.zeros(256, 48, 0, 2, 2)}
+    with pytest.raises(ValueError, match=r"'patch_embedding\.weight' has the shape \[256, 48, 0, 2, 2\].* none "):
+        checkpoint.read_config(weights)
+
+
+def test_two_keys_of_one_name_are_refused_in_either_file(tmp_path, halves):
+    video, audio = halves
+    key = "audio_model.blocks.0.norm3.bias"
+    good = write(tmp_path / "video.safetensors", video)
+    twice = write(tmp_path / "audio.safetensors", {**audio, key.removeprefix("audio_model."): audio[key].clone()})
+    with pytest.raises(ValueError, match=rf"audio\.safetensors: Two tensors of the file would both be named '{key}'"):
+        loader.load_model(good, twice, "default")
+    saved = {**video, "model.diffusion_model.head.head.bias": video["head.head.bias"].clone()}
+    with pytest.raises(ValueError, match=r"twice\.safetensors: Two tensors .* named 'head\.head\.bias'"):
+        loader.load_model(write(tmp_path / "twice.safetensors", saved), None, "default")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (torch.tensor(10**12), "bytes must be in range"),
+        (torch.zeros(2, 2), "cannot be interpreted as an integer"),
+        (torch.tensor(list(b"[" * 9999), dtype=torch.uint8), "recursion"),
+        (torch.tensor(list(b"[1]"), dtype=torch.uint8), "not a JSON object"),
+    ],
+)
+def test_a_layer_format_that_is_none(content, message):
+    with pytest.raises(ValueError, match=rf"'a\.comfy_quant' .*{message}.*download it again"):
+        checkpoint.read_layer_formats({"a.comfy_quant": content})
+
+
+def test_a_format_that_is_no_word_is_unknown():
+    with pytest.raises(ValueError, match=r"'a' is quantised as '\['fp8'\]'; this ComfyUI reads x"):
+        checkpoint.check_layer_formats({"a": {"format": ["fp8"]}}, {"x": 1})

@@ -84,6 +84,18 @@ def test_wrong_latents(vaes, latent, message):
         decode.decode(latent, *vaes, "auto")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(("bad", "named"), [((0,), "video"), ((1,), "audio"), ((0, 1), "video and audio")])
+def test_a_failed_sampling_is_told_before_it_is_decoded(vaes, monkeypatch, number, bad, named):
+    latent = pair()
+    for stream in bad:
+        latent["samples"].unbind()[stream].view(-1)[5] = number
+    monkeypatch.setattr(vaes[0], "decode", pytest.fail)
+    message = rf"^The {named} of 'samples' holds infinite or undefined.*fp16.*bf16 file.*download it again.*LoRA"
+    with pytest.raises(ValueError, match=message):
+        decode.decode(latent, *vaes, "off")
+
+
 def test_wrong_vaes(vaes):
     video, audio = vaes
     for pair_of_vaes, message in (

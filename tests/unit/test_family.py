@@ -1,8 +1,7 @@
-"""What the sampler asks of the family: latents, masks, timesteps, memory, windows, LoRA names, detection."""
+"""What the sampler asks of the family: latents, masks, timesteps, memory, windows, detection."""
 
 import comfy.conds
 import comfy.context_windows
-import comfy.lora
 import comfy.model_detection
 import comfy.supported_models
 import comfy.utils
@@ -115,14 +114,6 @@ def test_text_of_another_encoder_is_refused(base):
         base.extra_conds(cross_attn=torch.randn(1, 9, 768), device="cpu", noise=None)
 
 
-def test_memory_goes_by_cells_not_by_channels(base):
-    cells = 31 * 44 * 80
-    packed = base.memory_required([1, 1, 48 * cells + 20 * 157])
-    plain = base.memory_required([1, 48, 31, 44, 80])
-    assert plain <= packed <= plain * 1.01
-    assert base.memory_required([2, 1, 48 * cells]) == pytest.approx(2 * plain)
-
-
 def test_windows_of_sound_follow_the_picture_without_gap_or_overlap(base):
     shapes = [torch.Size((1, 48, 31, 4, 6)), torch.Size((1, 20, 157))]
     windows = [list(range(16)), list(range(16, 31))]
@@ -130,12 +121,6 @@ def test_windows_of_sound_follow_the_picture_without_gap_or_overlap(base):
     assert sounds[0] + sounds[1] == list(range(157))
     assert sounds[1][0] == round(16 * 157 / 30)
     assert base.map_context_window_to_modalities([0, 1], shapes[:1], 2) == [[0, 1]]
-
-
-@pytest.mark.parametrize("prefix", ["", "transformer.", "base_model.model.", "video_model.", "diffusion_model."])
-@pytest.mark.parametrize("layer", ["blocks.1.self_attn.q", "audio_model.blocks.1.cross_attn.k_fusion"])
-def test_lora_names(base, prefix, layer):
-    assert comfy.lora.model_lora_keys_unet(base, {})[prefix + layer] == f"diffusion_model.{layer}.weight"
 
 
 def test_registering_again_changes_nothing():

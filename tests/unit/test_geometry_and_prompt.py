@@ -56,6 +56,19 @@ def test_prompts_that_the_model_would_misread(text, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "tagged"),
+    [
+        ("A cat. Audio: purr", "A cat. <AUDCAP>purr<ENDAUDCAP>"),
+        ("A cat. <AUDCAP>Audio: purr<ENDAUDCAP>", "A cat. <AUDCAP>Audio: purr<ENDAUDCAP>"),
+        ("<AUDCAP>purr<ENDAUDCAP> Audio: rain", "<AUDCAP>purr<ENDAUDCAP> <AUDCAP>rain<ENDAUDCAP>"),
+    ],
+)
+def test_what_is_tagged_already_is_not_tagged_again(text, tagged):
+    assert prompt.sound_as_tags(text) == tagged
+    assert prompt.sound_as_tags(tagged) == tagged
+
+
+@pytest.mark.parametrize(
     "text", ["A cat.", "<S>Hi!<E> <S>Ho.<E> Audio: wind", "a < b <AUDCAP>x\ny<ENDAUDCAP>", "猫 (1.2)"]
 )
 def test_prompts_that_are_fine(text):

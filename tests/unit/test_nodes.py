@@ -12,6 +12,10 @@ SAME_FILE = "in the same file"
 # Saved workflows hold widget values in this order: append, never insert, rename or remove.
 CONTRACT = {
     "OviModelLoader": ({"model": None, "audio_model": SAME_FILE, "weight_dtype": "default"}, ["MODEL"]),
+    "OviLoraLoader": (
+        {"model": None, "lora_name": None, "strength_video": 1.0, "strength_audio": 1.0, "strength_fusion": 1.0},
+        ["MODEL", "STRING"],
+    ),
     "OviTextEncoderLoader": ({"text_encoder": None}, ["CLIP"]),
     "OviAudioVAELoader": ({"vae": None, "vocoder": SAME_FILE}, ["VAE"]),
     "OviTextEncode": (
@@ -75,6 +79,9 @@ UNITS = {
     "model_area": "pixels",
     "start_percent": "0 to 1",
     "end_percent": "0 to 1",
+    "strength_video": "-100 to 100",
+    "strength_audio": "-100 to 100",
+    "strength_fusion": "-100 to 100",
 }
 
 each_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)

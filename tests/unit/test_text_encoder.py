@@ -189,7 +189,7 @@ class TestWrongFiles:
 
     def test_not_safetensors(self, folder, tmp_path):
         shutil.copy(folder / WAN_FILE, tmp_path / "renamed.safetensors")
-        with pytest.raises(ValueError, match=r"renamed\.safetensors cannot be read"):
+        with pytest.raises(ValueError, match=r"renamed\.safetensors is a PyTorch file under another name"):
             text_encoder.load_text_encoder(tmp_path / "renamed.safetensors")
 
     @pytest.mark.parametrize("content", [b"<html>", b"PK\x03\x04 cut", b"\x80\x02}q\x00."])

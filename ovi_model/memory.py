@@ -1,0 +1,52 @@
+"""How much memory a forward takes, counted from what is alive when it takes the most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from .config import AUDIO_CHANNELS, AudioTowerConfig, VideoTowerConfig
+
+# For what is not counted: the sound in a pack, a time for each frame, and what an allocator rounds up.
+MARGIN = 1.05
+
+# Where no kernel fuses attention, core takes this many queries at a time before it cuts the keys as well.
+SLICE = 512
+
+
+def memory_required(
+    video: VideoTowerConfig, audio: AudioTowerConfig, shape: Sequence[int], dtype: torch.dtype, fused_attention: bool
+) -> float:
+    """Return the bytes a forward holds at its peak, besides weights and inputs; depth makes no difference.
+
+    The peak lies in the FFN of a video block or, where attention goes by slices, in its self-attention; for few tokens,
+    at the start, where the largest weight may be copied to another device or precision.
+    shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L]. dtype: of the activations.
+    """
+    batch, tokens = shape[0], _tokens(video, shape)
+    hidden = batch * tokens * video.dim * dtype.itemsize
+    inner = batch * tokens * video.ffn_dim * dtype.itemsize
+    weight = audio.patch_hidden * audio.dim * audio.patch_kernel * dtype.itemsize
+    # Hidden states: into the first block and into this one, after self-attention, after cross-attention, and modulated.
+    # Inside the FFN: before and after its activation.
+    peaks = [5 * hidden + 2 * inner, hidden + weight]
+    if not fused_attention:
+        # Into the first block, into this one, modulated; query, key, value, and these again by head; what was read.
+        # For one slice: scores and their softmax.
+        scores = batch * video.num_heads * SLICE * tokens * dtype.itemsize
+        peaks.append(10 * hidden + 2 * scores)
+    latent = batch * tokens * video.in_dim * math.prod(video.patch_size) * dtype.itemsize
+    texts = 2 * batch * video.text_length * video.dim * dtype.itemsize
+    rotations = 2 * tokens * video.head_dim * torch.float32.itemsize
+    return MARGIN * (max(peaks) + latent + texts + rotations)
+
+
+def _tokens(video: VideoTowerConfig, shape: Sequence[int]) -> int:
+    """Tokens of one clip; a pack counts as if all of it were video, for its shape does not say where sound begins."""
+    if len(shape) == 5:
+        return math.prod(math.ceil(size / side) for size, side in zip(shape[2:], video.patch_size, strict=True))
+    if shape[1] == AUDIO_CHANNELS:
+        return shape[2]
+    return math.ceil(math.prod(shape[1:]) / (video.in_dim * math.prod(video.patch_size)))

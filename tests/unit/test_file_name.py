@@ -1,0 +1,47 @@
+"""Which names a saved file may be given, and what is said of others."""
+
+import pytest
+from comfyui_ovi.ovi_model import file_name
+from comfyui_ovi.ovi_model.file_name import check_prefix
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["Ovi", "video/Ovi", "video\\Ovi", "a/b/c/", "ünï 漢字\u3000(1)", ".hidden", "a..b", "%width%x%height%", "x" * 200],
+)
+def test_names_inside_the_output_folder(prefix):
+    check_prefix(prefix)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "fault"),
+    [
+        ("../x", "leads out of ComfyUI's output folder"),
+        ("video/../../x", "leads out"),
+        ("..\\x", "leads out"),
+        ("..", "leads out"),
+        ("/tmp/x", "leads out"),
+        ("C:\\x", "leads out"),
+        ("C:x", "leads out"),
+        ("\\\\server\\share\\x", "leads out"),
+        ("", "names no file"),
+        ("./", "names no file"),
+        ("a\0b", r"holds '\\x00', which no file name can"),
+        ("a\nb", r"holds '\\n', which"),
+        ("a\ud800", r"holds '\\ud800', which"),
+        ("x" * 201, "is too long for a file name: up to 200 bytes"),
+        ("\u6f22" * 67, "is too long"),
+        ("x/" * 501, "is too long"),
+    ],
+)
+def test_names_that_lead_out_or_are_none(prefix, fault):
+    with pytest.raises(ValueError, match=f"^filename_prefix '.*' {fault}.*as in 'video/Ovi'") as caught:
+        check_prefix(prefix)
+    assert str(caught.value).isprintable()
+
+
+def test_what_windows_reserves(monkeypatch):
+    check_prefix("what?")
+    monkeypatch.setattr(file_name, "RESERVED", '<>:"|?*')
+    with pytest.raises(ValueError, match=r"holds '\?', which no file name can"):
+        check_prefix("what?")
