@@ -60,7 +60,7 @@ def find_runtime(with_tests: bool) -> Runtime:
         runtime = use_existing(Path(os.environ["COMFYUI_PATH"]).expanduser().resolve())
         require_packages(runtime.python, ("torch", "aiohttp", "av"), str(runtime.comfyui / "requirements.txt"))
         if with_tests:
-            require_packages(runtime.python, ("pytest", "ruff"), str(TEST_REQUIREMENTS))
+            require_packages(runtime.python, ("pytest", "hypothesis", "gguf", "ruff"), str(TEST_REQUIREMENTS))
         return runtime
     return build(runtime_folder(), with_tests)
 

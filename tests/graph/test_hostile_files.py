@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_graph import MODEL, Graph, parts
+from small_graph import MODEL, Graph
 
 pytestmark = pytest.mark.graph
 
 SAME_FILE = "in the same file"
-# Each input that names a file: the node, its other inputs, the input, its folder.
+# Each input that names a file: the node, its other inputs, the input.
 MODEL_INPUTS = {"model": MODEL, "audio_model": SAME_FILE, "weight_dtype": "default"}
 VAE_INPUTS = {"vae": "mmaudio_small.safetensors", "vocoder": SAME_FILE}
 LORA_INPUTS = {"lora_name": "", "strength_video": 1.0, "strength_audio": 1.0, "strength_fusion": 1.0}
@@ -23,7 +23,22 @@ FILE_INPUTS = [
     ("OviAudioVAELoader", VAE_INPUTS, "vocoder"),
     ("OviLoraLoader", LORA_INPUTS, "lora_name"),
 ]
+INPUT_NAMES = [f"{node}-{name}" for node, _, name in FILE_INPUTS]
+FOLDERS = {
+    "OviModelLoader": "diffusion_models",
+    "OviTextEncoderLoader": "text_encoders",
+    "OviAudioVAELoader": "vae",
+    "OviLoraLoader": "loras",
+}
 ODD_NAMES = ["with space", "quote\"s '", "ünï 漢字 🎬", "new\nline", "percent%s{0}", "-flag"]
+
+
+def load_with(graph, node, inputs, name, file):
+    """Add a loader whose one input names a file."""
+    model = {"model": graph.model()} if node == "OviLoraLoader" else {}
+    link = graph.add(node, **{**inputs, **model, name: file})
+    graph.show(link)
+    return link
 
 
 @pytest.fixture
@@ -34,23 +49,14 @@ def secret(runtime, model_folder):
     return path
 
 
-@pytest.mark.parametrize(
-    ("node", "inputs", "name"), FILE_INPUTS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("node", "inputs", "name"), FILE_INPUTS, ids=INPUT_NAMES)
 def test_no_name_leads_out_of_the_models_folder(runtime, secret, node, inputs, name):
     """Neither through a prompt, nor where a core hands on what a prompt says without a look at the list."""
     execute = runtime.nodes.NODE_CLASS_MAPPINGS[node].execute
-    outside = [
-        "../../secret.safetensors",
-        f"x/../../../{secret.name}",
-        str(secret),
-        "/etc/passwd",
-        "C:\\secret.safetensors",
-    ]
+    outside = ["../../secret.safetensors", f"x/../../../{secret.name}", str(secret), "/etc/passwd", "C:\\secret.pt"]
     for file in [*outside, "..\\..\\secret.safetensors", "nul\0.safetensors", "", ".", "..", "x" * 5000]:
         graph = Graph()
-        model = {"model": graph.model()} if node == "OviLoraLoader" else {}
-        graph.show(graph.add(node, **{**inputs, **model, name: file}))
+        load_with(graph, node, inputs, name, file)
         result = runtime.run(graph.prompt)
         assert not result.ok
         assert node in result.error
@@ -62,14 +68,13 @@ def test_no_name_leads_out_of_the_models_folder(runtime, secret, node, inputs, n
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_file_may_have_any_name_and_be_a_link(runtime, graph, secret, model_folder, name):
-    link = model_folder / f"{name}.safetensors"
-    link.symlink_to(secret)
-    loaded = graph.add("OviModelLoader", model=link.name, audio_model=SAME_FILE, weight_dtype="default")
-    graph.show(loaded)
+    file = model_folder / f"{name}.safetensors"
+    file.symlink_to(secret)
+    link = load_with(graph, "OviModelLoader", MODEL_INPUTS, "model", file.name)
     result = runtime.run(graph.prompt)
-    link.unlink()
+    file.unlink()
     assert result.ok, result.error
-    assert type(result.value(loaded[0]).model).__name__ == "OviBase"
+    assert type(result.value(link[0]).model).__name__ == "OviBase"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have names on POSIX only")
@@ -79,33 +84,30 @@ def test_a_pipe_and_a_link_to_nothing_are_not_waited_for(runtime, model_folder):
     link.symlink_to(model_folder / "gone.safetensors")
     for path in (pipe, link):
         graph = Graph()
-        graph.show(graph.add("OviModelLoader", **MODEL_INPUTS | {"model": path.name}))
+        load_with(graph, "OviModelLoader", MODEL_INPUTS, "model", path.name)
         result = runtime.run(graph.prompt)
         path.unlink()
         assert not result.ok
         assert path.name in result.error
 
 
-def test_a_pickle_that_would_run_is_refused_by_every_loader(runtime, small_files, tmp_path):
+# The audio tower's file is read only once the video tower's is good.
+@pytest.mark.parametrize(
+    ("node", "inputs", "name"), FILE_INPUTS[:1] + FILE_INPUTS[2:], ids=INPUT_NAMES[:1] + INPUT_NAMES[2:]
+)
+def test_a_pickle_that_would_run_is_refused(runtime, graph, model_folder, tmp_path, node, inputs, name):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "trap"),)
 
-    torch.save({"weight": torch.zeros(1), "trap": Trap()}, tmp_path / "trap.pt")
-    folders = {
-        "OviModelLoader": "diffusion_models",
-        "OviTextEncoderLoader": "text_encoders",
-        "OviAudioVAELoader": "vae",
-    }
-    for node, inputs, name in FILE_INPUTS[:5]:
-        shutil.copy(tmp_path / "trap.pt", small_files / folders[node] / "trap.pt")
-        graph = Graph()
-        graph.show(graph.add(node, **{**inputs, name: "trap.pt"}))
-        result = runtime.run(graph.prompt)
-        (small_files / folders[node] / "trap.pt").unlink()
-        assert not result.ok
-        assert "trap.pt" in result.error
-        assert not (tmp_path / "trap").exists()
+    path = model_folder.parent / FOLDERS[node] / "trap.pt"
+    torch.save({"weight": torch.zeros(1), "trap": Trap()}, path)
+    load_with(graph, node, inputs, name, path.name)
+    result = runtime.run(graph.prompt)
+    path.unlink()
+    assert not result.ok
+    assert "trap.pt cannot be read: it holds Python objects" in result.error
+    assert not (tmp_path / "trap").exists()
 
 
 def save_video(graph, prefix):
@@ -129,7 +131,7 @@ def test_no_name_leads_out_of_the_output_folder(runtime, graph, prefix):
 
 
 def test_names_of_many_letters_are_saved(runtime, run):
-    for prefix in ("hostile/" + "x" * 200, "hostile/ünï 漢字 🎬", "hostile/quote\"s '"):
+    for prefix in ("hostile/" + "x" * 200, "hostile/ünï 漢字 🎬", "hostile/quote s '"):
         graph = Graph()
         save_video(graph, prefix)
         run(graph)
@@ -137,7 +139,8 @@ def test_names_of_many_letters_are_saved(runtime, run):
 
 
 @pytest.mark.parametrize("name", ["prompt", "video_negative", "audio_negative"])
-def test_half_a_character_is_said(runtime, small_files, graph, name):  # noqa: ARG001
+@pytest.mark.usefixtures("small_files")
+def test_half_a_character_is_said(runtime, graph, name):
     graph.show(graph.text(**{name: "a cat \ud83d"}))
     result = runtime.run(graph.prompt)
     assert "OviTextEncode" in result.error
@@ -146,18 +149,12 @@ def test_half_a_character_is_said(runtime, small_files, graph, name):  # noqa: A
 
 def test_nan_in_a_matrix_shows_before_anything_is_decoded(runtime, graph, model_folder):
     weights = load_file(model_folder / MODEL)
-    weights["video_model.blocks.0.ffn.0.weight"][3, 4] = float("nan")
+    matrix = weights["video_model.blocks.0.ffn.0.weight"]
+    matrix[3, 4] = float("nan")
     save_file(weights, model_folder / "nan.safetensors")
     sampled = graph.sample(graph.model("nan.safetensors"), steps=1, cfg=1.0)
-    graph.show(
-        graph.add("OviDecode", samples=sampled, vae=graph.video_vae(), audio_vae=graph.audio_vae(), tiling="auto")
-    )
+    vaes = {"vae": graph.video_vae(), "audio_vae": graph.audio_vae()}
+    graph.show(graph.add("OviDecode", samples=sampled, tiling="auto", **vaes))
     result = runtime.run(graph.prompt)
     assert "OviDecode" in result.error
     assert "'samples' holds infinite or undefined numbers (NaN): the sampling failed" in result.error
-
-
-def test_the_good_model_samples_good_numbers(run, graph):
-    sampled = graph.sample(steps=1, cfg=1.0)
-    graph.show(sampled)
-    parts(run(graph).value(sampled[0]))

@@ -1,7 +1,11 @@
 """What a run takes and gives back: batching by free memory, unloading by core alone, weights that stay elsewhere."""
 
 import gc
+import json
+import mmap
+import struct
 import weakref
+from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
@@ -11,9 +15,12 @@ import comfy.utils
 import layout_writers
 import pytest
 import torch
+from comfy_server import running_server
+from comfyui_ovi.ovi_model import loader
 from count_bytes import CountBytes, fused_attention
 from goldens import relative_error
-from small_graph import MODEL, CountForwards, sampled
+from safetensors.torch import load_file, save_file
+from small_graph import MODEL, CountForwards, Graph, output, sampled
 from small_weights import OviSizes, lora_weights, ovi_weights
 
 pytestmark = pytest.mark.graph
@@ -21,9 +28,9 @@ pytestmark = pytest.mark.graph
 CPU, META = torch.device("cpu"), torch.device("meta")
 SIZES = OviSizes(layers=2)
 
-# A flag of ComfyUI's, what to choose in the loader to get the same, and how near: float16 keeps eleven bits through four
-# blocks; eight-bit weights are the same numbers either way.
-FLAGS = [("--force-fp16", "default", 2e-2), ("--fp8_e4m3fn-unet", "fp8_e4m3fn", 1e-4)]
+# A flag of ComfyUI's, what to choose in the loader to get the same, and how near: float16 keeps eleven bits through
+# four blocks; eight-bit weights are the same numbers either way.
+FLAGS = [("--force-fp16", "default", 3e-3), ("--fp8_e4m3fn-unet", "fp8_e4m3fn", 1e-4)]
 
 
 @pytest.fixture
@@ -90,7 +97,7 @@ def test_core_alone_unloads_everything(runtime, graph, model_folder, stand_ins):
 
 def test_later_runs_hold_no_more_than_the_first(runtime, graph, model_folder, stand_ins):  # noqa: ARG001
     latent = graph.sample(latent_image=graph.latent(width=32, height=32, length=5), steps=1)
-    graph.show(graph.add("OviDecode", samples=latent, vae=graph.video_vae(), audio_vae=graph.audio_vae(), tiling="off"))
+    graph.show(latent)
     executor, peaks, kept = runtime.new_executor(), [], []
     with CountBytes() as count:
         for seed in range(10):

@@ -172,6 +172,42 @@ class TestWrongFiles:
         with pytest.raises(ValueError, match=r"my_vocoder\.safetensors works on 128 mel bands"):
             load(vae, vocoder)
 
+    @pytest.mark.parametrize(
+        ("half", "key", "width"),
+        [
+            (0, "encoder.conv_in.weight", 0),
+            (0, "encoder.conv_in.weight", 769),
+            (1, "conv_pre.weight", 0),
+            (1, "conv_pre.weight", 65),
+            (1, "conv_pre.weight", 4096),
+        ],
+    )
+    def test_a_width_that_is_none(self, halves, load, half, key, width):
+        halves = halves[0], audio_vae.fold_weight_norm(halves[1])
+        halves[half][key] = torch.ones(width, 80, 1)
+        file = ("my_vae", "my_vocoder")[half]
+        with pytest.raises(ValueError, match=rf"^{file}\.safetensors is {width} wide \('{key}'\).*download it again"):
+            load(*halves)
+
+    @pytest.mark.parametrize("shape", [(), (64,), (64, 1), (1, 1, 1)])
+    def test_lengths_that_do_not_fit_their_directions(self, halves, load, shape):
+        vae, vocoder = halves
+        vocoder["ups.0.0.weight_g"] = torch.ones(shape)
+        with pytest.raises(ValueError, match=r"my_vocoder\.safetensors is incomplete: it has no 'ups\.0\.0\.weight'"):
+            load(vae, vocoder)
+
+    @pytest.mark.parametrize("shape", [(), (80,), (80, 5)])
+    def test_a_weight_that_is_no_convolution(self, halves, load, shape):
+        vae, vocoder = halves
+        vae["decoder.conv_out.weight"] = torch.zeros(shape)
+        with pytest.raises(ValueError, match=r"my_vae\.safetensors: 'decoder\.conv_out\.weight' has shape \["):
+            load(vae, vocoder)
+
+    def test_names_that_are_wrappers_alone(self, halves):
+        vae, vocoder = audio_vae.split_halves({**halves[0], "module": torch.zeros(1), "": torch.zeros(1)})
+        assert vae.keys() == halves[0].keys()
+        assert not vocoder
+
     def test_not_finite(self, halves, load):
         vae, vocoder = halves
         vae["decoder.conv_in.weight"][0, 0, 0] = float("nan")

@@ -184,3 +184,14 @@ def test_a_layer_format_that_is_none(content, message):
 def test_a_format_that_is_no_word_is_unknown():
     with pytest.raises(ValueError, match=r"'a' is quantised as '\['fp8'\]'; this ComfyUI reads x"):
         checkpoint.check_layer_formats({"a": {"format": ["fp8"]}}, {"x": 1})
+
+
+def test_whole_numbers_of_another_shape_are_refused_unless_they_are_packed(released):
+    weights = checkpoint.convert_keys(released)
+    sizes = checkpoint.read_config(weights)
+    weights["blocks.0.ffn.0.weight"] = torch.zeros(384, 128, dtype=torch.uint8)
+    with pytest.raises(
+        ValueError, match=r"'blocks\.0\.ffn\.0\.weight' has the shape \[384, 128\], expected \[384, 256\]"
+    ):
+        checkpoint.check_weights(weights, *sizes)
+    checkpoint.check_weights(weights | {"blocks.0.ffn.0.comfy_quant": torch.zeros(2, dtype=torch.uint8)}, *sizes)

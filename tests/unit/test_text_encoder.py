@@ -133,8 +133,15 @@ class TestTokenizer:
         with pytest.raises(ValueError, match=r"mine\.safetensors holds no tokenizer.*640 tokens.*umt5_xxl_fp8"):
             load(weights, [folder / WAN_FILE])
 
-    def test_damaged(self, weights, load):
-        weights["spiece_model"] = torch.zeros(7, dtype=torch.uint8)
+    def test_a_neighbour_whose_vocabulary_has_no_size_is_passed_over(self, weights, load, tmp_path):
+        spiece = weights.pop("spiece_model")
+        save_file({"shared.weight": torch.tensor(1.0), "spiece_model": spiece}, tmp_path / "a.safetensors")
+        with pytest.raises(ValueError, match="holds no tokenizer"):
+            load(weights, [tmp_path / "a.safetensors"])
+
+    @pytest.mark.parametrize("damage", [torch.zeros(7, dtype=torch.uint8), torch.zeros(0), torch.zeros(7).bfloat16()])
+    def test_damaged(self, weights, load, damage):
+        weights["spiece_model"] = damage
         with pytest.raises(ValueError, match=r"mine\.safetensors: its 'spiece_model' is no sentencepiece model"):
             load(weights)
 
@@ -178,6 +185,22 @@ class TestWrongFiles:
         weights[f"{BLOCK}o.weight"] = torch.zeros(3, 64)
         with pytest.raises(ValueError, match=r"SelfAttention\.o\.weight' has shape \[3, 64\], .*\[64, 64\]"):
             load(weights)
+
+    @pytest.mark.parametrize("name", ["shared.weight", f"{BLOCK}q.weight", f"{BLOCK}relative_attention_bias.weight"])
+    @pytest.mark.parametrize("shape", [(), (64,), (0, 64), (2, 2, 2)])
+    def test_a_size_that_is_none(self, weights, load, name, shape):
+        weights[name] = torch.zeros(shape)
+        with pytest.raises(ValueError, match=rf"^mine\.safetensors: '{name}' has shape \[.*\], no matrix\. Put"):
+            load(weights)
+
+    def test_a_block_number_makes_no_blocks(self, weights, load):
+        weights["encoder.block.99999999.layer.0.layer_norm.weight"] = torch.zeros(64)
+        with pytest.raises(ValueError, match=r"it has 'encoder\.block\.99999999' but no 'encoder\.block\.2'\. Put"):
+            load(weights)
+
+    def test_a_tokenizer_alone(self, weights, load):
+        with pytest.raises(ValueError, match="is no umT5 text encoder: it holds a tokenizer alone"):
+            load({"spiece_model": weights["spiece_model"]})
 
     def test_cut_off(self, folder, tmp_path):
         path = tmp_path / "cut.safetensors"
