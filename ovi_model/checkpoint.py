@@ -120,9 +120,10 @@ def read_layer_formats(weights: Weights) -> dict[str, dict]:
     """
     layers = {}
     for key in [key for key in weights if key.endswith(LAYER_FORMAT)]:
+        is_text = weights[key].dtype == torch.uint8
         try:
-            how = json.loads(bytes(weights[key].flatten().tolist()))
-        except (ValueError, TypeError, RecursionError) as error:
+            how = json.loads(weights[key].numpy().tobytes()) if is_text else None
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"'{key}' is no JSON ({error}). The file is damaged: download it again.") from error
         if not isinstance(how, dict):
             raise ValueError(f"'{key}' holds {how!r}, not a JSON object. The file is damaged: download it again.")
@@ -138,6 +139,14 @@ def check_layer_formats(layers: dict[str, dict], known: Iterable[str]) -> None:
                 f"'{layer}' is quantised as '{how.get('format')}'; this ComfyUI reads {', '.join(sorted(known))}. "
                 "Update ComfyUI, or use another file of the same release."
             )
+
+
+def check_scales(layers: dict[str, dict], weights: Weights) -> None:
+    """Raise ValueError for the first layer in fp8 that has no scale; core itself says so of other formats."""
+    for layer, how in layers.items():
+        scale = f"{convert_key(layer)}.weight_scale"
+        if how["format"].startswith("float8") and scale not in weights:
+            raise ValueError(f"'{layer}' is in {how['format']} but has no '{scale}'. The file is incomplete.")
 
 
 def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerConfig) -> None:
@@ -192,6 +201,13 @@ def _read_tower(weights: Weights, prefix: str) -> dict:
     if dim % HEAD_DIM:
         raise ValueError(
             f"'{prefix}text_embedding.0.weight' is {dim} wide; the width of Ovi is a multiple of {HEAD_DIM}."
+        )
+    # A width alone must not make a model of that size: a square of it is there too, perhaps two numbers to a byte.
+    key = prefix + "text_embedding.2.weight"
+    rows, columns = _shape(weights, key, 2)
+    if rows != dim or columns not in (dim, dim // 2):
+        raise ValueError(
+            f"'{key}' has the shape {[rows, columns]}, expected {[dim, dim]}. The file is damaged: download it again."
         )
     return {
         "dim": dim,

@@ -155,6 +155,7 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
         weights = checkpoint.convert_keys(state_dict)
         layers = vars(self).get("layer_quant_config") or self.unet_config.get("layer_formats", {})
         checkpoint.check_layer_formats(layers, comfy.quant_ops.QUANT_ALGOS)
+        checkpoint.check_scales(layers, weights)
         if not compat.LAYER_FORMATS:
             weights = {key: x for key, x in weights.items() if not key.endswith(checkpoint.LAYER_FORMAT)}
         checkpoint.check_weights(weights, self.unet_config["video"], self.unet_config["audio"])

@@ -207,6 +207,8 @@ def _check_complete(path: Path, weights: dict[str, Tensor], sizes: TextEncoderSi
         if tuple(weights[name].shape) != shape:
             found = list(weights[name].shape)
             raise ValueError(f"{path.name}: '{name}' has shape {found}, the rest of the file needs {list(shape)}.")
+        if not weights[name].is_floating_point() and name.removesuffix("weight") + "comfy_quant" not in weights:
+            raise ValueError(f"{path.name}: '{name}' holds {weights[name].dtype}, not fractions. {_advice()}")
 
 
 def _find_tokenizer(path: Path, vocab_size: int, files: Iterable[str | Path]) -> tuple[Path, Tensor]:

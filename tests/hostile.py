@@ -174,10 +174,20 @@ def smallest_ovi() -> Weights:
     return {name: zero.expand(shape) for name, shape in ovi_shapes(SmallestOvi()).items()}
 
 
+def quantised_ovi() -> Weights:
+    """The same with one layer quantised the way ComfyUI does it."""
+    weights, layer = smallest_ovi(), "video_model.blocks.0.ffn.0"
+    weights[f"{layer}.weight"] = weights[f"{layer}.weight"].to(torch.float8_e4m3fn)
+    weights[f"{layer}.weight_scale"] = torch.tensor(1.0)
+    weights[f"{layer}.comfy_quant"] = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    return weights
+
+
 PREFIXES = ["", "video_model.", "audio_model.", "model.diffusion_model.", "module.", "diffusion_model."]
 ODD_KEYS = ["", ".", "blocks.", "blocks..", "blocks.999999999999.x", f"blocks.{'9' * 5000}.x", "blocks.\u00b2.x"]
 ODD_KEYS += ["blocks.\u0663.x", "blocks.-1.x", "blocks.7.ffn.0.weight", "scaled_fp8", "blocks.0.ffn.0.comfy_quant"]
 ODD_KEYS += ["blocks.0.ffn.0.scale_weight", "blocks.0.ffn.0.weight._data", "blocks.0.ffn.0.weight._scale", "a\nb", "\0"]
+ODD_KEYS += ["encoder.block.7.x", "encoder.block.999999999999.x", "encoder.block.\u0663.x", "shared.weight_scale"]
 DTYPES_OF_TENSORS = [torch.float32, torch.float16, torch.float8_e4m3fn, torch.int8, torch.bool, torch.int64]
 
 
@@ -206,13 +216,14 @@ class Change:
 
 _places = st.integers(0, 10**6)
 _prefixes = st.sampled_from(PREFIXES)
-_sizes = st.sampled_from([0, 1, 2, 3, 5, 7, 8, 128, 256, 10**6])
+_sizes = st.sampled_from([0, 1, 2, 3, 5, 7, 8, 128, 256, 128 * 2000, 10**6])
 _shapes = st.lists(_sizes, max_size=5).map(tuple).filter(lambda shape: math.prod(shape) < 10**8)
 _dtypes = st.sampled_from(DTYPES_OF_TENSORS)
 _change = st.one_of(
     st.builds(Change, st.just("gone"), _places),
     st.builds(Change, st.just("misshapen"), _places, shape=_shapes),
     st.builds(Change, st.just("of another type"), _places, dtype=_dtypes),
+    st.builds(Change, st.just("of no number"), _places),
     st.builds(Change, st.just("renamed"), _places, _prefixes),
     st.builds(Change, st.just("there twice"), _places, _prefixes),
     st.builds(Change, st.just("added"), prefix=_prefixes, name=st.sampled_from(ODD_KEYS), shape=_shapes, dtype=_dtypes),
@@ -220,11 +231,11 @@ _change = st.one_of(
 changes = st.lists(_change, min_size=1, max_size=3)
 
 
-def apply_changes(weights: Weights, changes: list[Change]) -> Weights:
-    """Return a state dict in which tensors are gone, misshapen, of another type, renamed or there twice."""
+def apply_changes(weights: Weights, changes: list[Change], among: str = "") -> Weights:
+    """Return a state dict in which tensors, such as have `among` in their names, are gone, misshapen and so on."""
     weights = dict(weights)
     for change in changes:
-        names = sorted(weights)
+        names = sorted(name for name in weights if among in name) or sorted(weights)
         name = names[change.place % len(names)]
         zero = torch.zeros((), dtype=change.dtype)
         match change.kind:
@@ -234,6 +245,8 @@ def apply_changes(weights: Weights, changes: list[Change]) -> Weights:
                 weights[name] = zero.expand(change.shape)
             case "of another type":
                 weights[name] = zero.expand(weights[name].shape)
+            case "of no number":
+                weights[name] = torch.tensor(math.nan).expand(weights[name].shape)
             case "renamed":
                 weights[change.prefix + name.split(".", 1)[-1]] = weights.pop(name)
             case "there twice":

@@ -12,8 +12,16 @@ import torch
 from comfyui_ovi.ovi_model import audio_vae, checkpoint, loader, prompt, text_encoder
 from comfyui_ovi.ovi_model.weight_file import read_weights
 from hostile import fuzz
+from hypothesis import strategies as st
 from safetensors.torch import save_file
-from small_weights import TextSizes, audio_vae_weights, text_encoder_weights, tokenizer_model, vocoder_weights
+from small_weights import (
+    TextSizes,
+    audio_vae_weights,
+    in_wan_naming,
+    text_encoder_weights,
+    tokenizer_model,
+    vocoder_weights,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -142,7 +150,26 @@ def test_a_model_file_is_loaded_or_refused(load_model, changes):
     assert not said or (said.startswith("model.safetensors") and "'" in said)
 
 
-@fuzz(160, text=hostile.quantisations)
+QUANTISED = hostile.quantised_ovi()
+
+
+@fuzz(100, changes=hostile.changes)
+def test_a_quantised_layer_is_loaded_or_refused(load_model, changes):
+    said = refusal(load_model, hostile.apply_changes(QUANTISED, changes, among="video_model.blocks.0.ffn.0"))
+    assert not said or (said.startswith("model.safetensors") and "'" in said)
+
+
+@fuzz(80, changes=hostile.changes)
+def test_two_files_are_loaded_or_refused(folder, changes):
+    weights = hostile.apply_changes(OVI, changes)
+    paths = [str(folder / f"{half}.safetensors") for half in ("video", "audio")]
+    for half, path in enumerate(paths):
+        save({name: x for name, x in weights.items() if name.startswith("audio_model.") == bool(half)}, path)
+    said = refusal(loader.load_model, *paths, "default")
+    assert not said or ".safetensors" in said
+
+
+@fuzz(120, text=hostile.quantisations)
 def test_what_is_said_of_layers_is_read_or_refused(load_model, text):
     said = refusal(load_model, OVI, {"_quantization_metadata": text})
     assert not said or said.startswith("model.safetensors")
@@ -154,12 +181,17 @@ def umt5():
     return weights | {"spiece_model": tokenizer_model(640)}
 
 
-@fuzz(160, changes=hostile.changes)
-def test_a_text_encoder_is_loaded_or_refused(folder, changes):
+@pytest.fixture(scope="module")
+def neighbour(folder):
+    save(umt5(), folder / "neighbour.safetensors")
+    return folder / "neighbour.safetensors"
+
+
+@fuzz(160, changes=hostile.changes, rename=st.sampled_from([dict, in_wan_naming]))
+def test_a_text_encoder_is_loaded_or_refused(folder, neighbour, changes, rename):
     path = folder / "umt5.safetensors"
-    weights = hostile.apply_changes(umt5(), changes)
-    save(weights, path)
-    said = refusal(text_encoder.load_text_encoder, path)
+    save(rename(hostile.apply_changes(umt5(), changes)), path)
+    said = refusal(text_encoder.load_text_encoder, path, [neighbour])
     assert not said or said.startswith("umt5.safetensors")
 
 

@@ -149,6 +149,13 @@ def test_a_block_number_makes_no_blocks(released, tower):
     assert checkpoint.read_config(weights) == checkpoint.read_config(checkpoint.convert_keys(released))
 
 
+@pytest.mark.parametrize("tower", ["video_model.", "audio_model."])
+def test_a_width_makes_no_model(tmp_path, released, tower):
+    wide = released | {f"{tower}text_embedding.0.weight": torch.zeros(128 * 2000, 64)}
+    with pytest.raises(ValueError, match=r"text_embedding\.2\.weight' has the shape \[256, 256\], expected \[256000, 2560"):
+        loader.load_model(write(tmp_path / "wide.safetensors", wide), None, "default")
+
+
 def test_a_size_of_nothing_is_refused(released):
     weights = checkpoint.convert_keys(released) | {"patch_embedding.weight": torch.zeros(256, 48, 0, 2, 2)}
     with pytest.raises(ValueError, match=r"'patch_embedding\.weight' has the shape \[256, 48, 0, 2, 2\].* none "):
@@ -170,8 +177,8 @@ def test_two_keys_of_one_name_are_refused_in_either_file(tmp_path, halves):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (torch.tensor(10**12), "bytes must be in range"),
-        (torch.zeros(2, 2), "cannot be interpreted as an integer"),
+        (torch.tensor(10**12), "not a JSON object"),
+        (torch.zeros(2, 2), "not a JSON object"),
         (torch.tensor(list(b"[" * 9999), dtype=torch.uint8), "recursion"),
         (torch.tensor(list(b"[1]"), dtype=torch.uint8), "not a JSON object"),
     ],
@@ -179,6 +186,14 @@ def test_two_keys_of_one_name_are_refused_in_either_file(tmp_path, halves):
 def test_a_layer_format_that_is_none(content, message):
     with pytest.raises(ValueError, match=rf"'a\.comfy_quant' .*{message}.*download it again"):
         checkpoint.read_layer_formats({"a.comfy_quant": content})
+
+
+def test_a_layer_in_fp8_without_its_scale(released):
+    layers = {"video_model.blocks.0.ffn.0": {"format": "float8_e4m3fn"}, "x": {"format": "nvfp4"}}
+    message = r"'video_model\.blocks\.0\.ffn\.0' is in float8_e4m3fn but has no 'blocks\.0\.ffn\.0\.weight_scale'"
+    with pytest.raises(ValueError, match=message):
+        checkpoint.check_scales(layers, checkpoint.convert_keys(released))
+    checkpoint.check_scales(layers, {"blocks.0.ffn.0.weight_scale": torch.ones(())})
 
 
 def test_a_format_that_is_no_word_is_unknown():

@@ -193,6 +193,12 @@ class TestWrongFiles:
         with pytest.raises(ValueError, match=rf"^mine\.safetensors: '{name}' has shape \[.*\], no matrix\. Put"):
             load(weights)
 
+    @pytest.mark.parametrize("name", ["encoder.final_layer_norm.weight", f"{BLOCK}q.weight"])
+    def test_whole_numbers(self, weights, load, name):
+        weights[name] = torch.zeros(weights[name].shape, dtype=torch.int8)
+        with pytest.raises(ValueError, match=rf"^mine\.safetensors: '{name}' holds torch\.int8, not fractions\. Put"):
+            load(weights)
+
     def test_a_block_number_makes_no_blocks(self, weights, load):
         weights["encoder.block.99999999.layer.0.layer_norm.weight"] = torch.zeros(64)
         with pytest.raises(ValueError, match=r"it has 'encoder\.block\.99999999' but no 'encoder\.block\.2'\. Put"):
