@@ -82,11 +82,11 @@ class Block(nn.Module):
             nn.GELU(approximate="tanh"),
             operations.Linear(config.ffn_dim, config.dim, **factory),
         )
-        self.modulation = nn.Parameter(torch.empty(1, 6, config.dim, **small(factory)))
+        self.modulation = Modulation(6, config.dim, factory)
 
     def rows(self, time: Tensor) -> tuple[Tensor, ...]:
         """time [B, T, 6, D] -> shift, scale and gate of self-attention, then of the FFN, each [B, T, D]."""
-        return (_cast(self.modulation, time).unsqueeze(1) + time).unbind(2)
+        return self.modulation(time).unbind(2)
 
     def first_half(self, x: Tensor, rows: tuple[Tensor, ...], rope: Tensor, transformer_options: dict) -> Tensor:
         """First half: x [B, L, D] -> [B, L, D]."""
@@ -108,6 +108,18 @@ class Block(nn.Module):
         return add_gated(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
 
 
+class Modulation(nn.Module):
+    """Rows added to the time; a module of its own, since core changes no parameter that has modules beside it."""
+
+    def __init__(self, count: int, dim: int, factory: dict):
+        super().__init__()
+        self.modulation = nn.Parameter(torch.empty(1, count, dim, **small(factory)))
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time [B, T, count, D], or [B, T, 1, D] for all rows -> [B, T, count, D]."""
+        return comfy.model_management.cast_to(self.modulation, time.dtype, time.device).unsqueeze(1) + time
+
+
 class Head(nn.Module):
     """Hidden state to velocity, modulated by the time embedding itself (not by its projection)."""
 
@@ -115,14 +127,14 @@ class Head(nn.Module):
         super().__init__()
         self.norm = operations.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False, **factory)
         self.head = operations.Linear(config.dim, cells * config.out_dim, **factory)
-        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim, **small(factory)))
+        self.modulation = Modulation(2, config.dim, factory)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [B, L, D], time [B, T, D] -> [B, L, cells * out_dim].
 
         In the precision of time, since guidance multiplies what is rounded here.
         """
-        shift, scale = (_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind(2)
+        shift, scale = self.modulation(time.unsqueeze(2)).unbind(2)
         steps = _multiply_add(_by_row(self.norm(x), shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype)
         return precisely(self.head, steps.flatten(1, 2), x.dtype)
 
@@ -161,7 +173,3 @@ def _multiply_add(x: Tensor, factor: Tensor, addend: Tensor, dtype: torch.dtype)
     if torch.is_grad_enabled():
         return torch.addcmul(addend, x, factor).to(dtype)
     return torch.addcmul(addend, x, factor, out=torch.empty_like(x, dtype=dtype))
-
-
-def _cast(parameter: Tensor, like: Tensor) -> Tensor:
-    return comfy.model_management.cast_to(parameter, dtype=like.dtype, device=like.device)

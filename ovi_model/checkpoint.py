@@ -33,8 +33,8 @@ Weights = dict[str, Tensor]
 
 
 def convert_key(released: str) -> str:
-    """Return our name of a released tensor: the video tower is the root, its modulations are not nested."""
-    return released.removeprefix(VIDEO).replace(".modulation.modulation", ".modulation")
+    """Return our name of a released tensor: the video tower is the root, and every modulation is a module."""
+    return re.sub(r"(\.modulation)+$", ".modulation.modulation", released.removeprefix(VIDEO))
 
 
 def convert_keys(released: Weights, convert: Callable[[str], str] = convert_key) -> Weights:

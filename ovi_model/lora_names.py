@@ -23,7 +23,7 @@ DIFFUSERS_ENDS = {
     "time_embedding.2": "condition_embedder.time_embedder.linear_2",
     "time_projection.1": "condition_embedder.time_proj",
     "head.head": "proj_out",
-    "head.modulation": "scale_shift_table",
+    "head.modulation.modulation": "scale_shift_table",
 }
 DIFFUSERS_ATTENTION = {
     "q": "to_q",
@@ -39,7 +39,7 @@ DIFFUSERS_BLOCK = {
     "norm3": "norm2",  # diffusers counts norms in the order of use; our norm2, its norm3, has no weights
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
-    "modulation": "scale_shift_table",
+    "modulation.modulation": "scale_shift_table",
 }
 
 
@@ -64,7 +64,7 @@ def names_of(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
     Biases have no names: a LoRA gives them as `.diff_b` of their layer.
     """
     layers = {key.removesuffix(".weight"): key for key in keys if key.endswith((".weight", ".modulation"))}
-    for spell in (str, _as_released, _as_in_diffusers):
+    for spell in (str, _as_in_wan, _as_in_diffusers):
         for layer, key in layers.items():
             name = spell(layer)
             for spelled in (name,) if name.startswith(AUDIO) else (name, VIDEO + name):
@@ -72,9 +72,9 @@ def names_of(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
                 yield from ((prefix + spelled.replace(".", "_"), key) for prefix in UNDERSCORED_PREFIXES)
 
 
-def _as_released(layer: str) -> str:
-    """The release nests a block's modulation; checkpoint.convert_key is the way back."""
-    return re.sub(r"(blocks\.\d+\.modulation)$", r"\1.modulation", layer)
+def _as_in_wan(layer: str) -> str:
+    """Wan's modulations are no modules; checkpoint.convert_key is the way back."""
+    return layer.replace(".modulation.modulation", ".modulation")
 
 
 def _as_in_diffusers(layer: str) -> str:

@@ -31,8 +31,8 @@ TYPES = {
 def stored_type(name: str, outline: Tensor, kind: str) -> gguf.GGMLQuantizationType:
     """Choose how a tensor is stored; kind: a name in TYPES.
 
-    Only linear layers are dequantised when used. Convolutions are not, nor norms, and modulations, which belong to no
-    layer, are copied as they are into memory of another type: those must be plain floats, and never bfloat16, which
+    Only linear layers are dequantised when used. Convolutions are not, nor norms, and modulations, which are no layers
+    of core's, are copied as they are into memory of another type: those must be plain floats, and never bfloat16, which
     the loader keeps as bytes.
     """
     quantised = TYPES[kind][0]

@@ -5,6 +5,7 @@ file, or the video file and the audio file, and the values they stand for.
 """
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -173,7 +174,7 @@ def _list_layers(scaled: Weights) -> dict[str, str]:
 
 
 def _our_name(key: str) -> str:
-    return key.removeprefix("video_model.").replace(".modulation.modulation", ".modulation")
+    return re.sub(r"(\.modulation)+$", ".modulation.modulation", key.removeprefix("video_model."))
 
 
 def _save(weights: Weights, path: Path, suffix: str, metadata: dict[str, str] | None = None) -> Path:

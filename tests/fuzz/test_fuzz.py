@@ -37,7 +37,7 @@ def refusal(function, *arguments) -> str:
     return ""
 
 
-@fuzz(3000, text=hostile.tag_soup)
+@fuzz(3300, text=hostile.tag_soup)
 def test_any_prompt_is_read_or_its_fault_is_placed(text):
     said = refusal(prompt.check_prompt, text)
     if said:
@@ -81,7 +81,7 @@ def folder():
         yield Path(folder)
 
 
-@fuzz(2200, content=hostile.safetensors_files())
+@fuzz(1800, content=hostile.safetensors_files())
 def test_a_safetensors_file_is_read_as_it_says_or_refused(folder, content):
     path = folder / "file.safetensors"
     path.write_bytes(content)
@@ -143,7 +143,7 @@ def load_model(folder):
     return load
 
 
-@fuzz(80, changes=hostile.changes)
+@fuzz(60, changes=hostile.changes)
 def test_a_model_file_is_loaded_or_refused(load_model, changes):
     weights = hostile.apply_changes(OVI, changes)
     said = refusal(load_model, weights)
@@ -153,13 +153,13 @@ def test_a_model_file_is_loaded_or_refused(load_model, changes):
 QUANTISED = hostile.quantised_ovi()
 
 
-@fuzz(100, changes=hostile.changes)
+@fuzz(60, changes=hostile.changes)
 def test_a_quantised_layer_is_loaded_or_refused(load_model, changes):
     said = refusal(load_model, hostile.apply_changes(QUANTISED, changes, among="video_model.blocks.0.ffn.0"))
     assert not said or (said.startswith("model.safetensors") and "'" in said)
 
 
-@fuzz(80, changes=hostile.changes)
+@fuzz(60, changes=hostile.changes)
 def test_two_files_are_loaded_or_refused(folder, changes):
     weights = hostile.apply_changes(OVI, changes)
     paths = [str(folder / f"{half}.safetensors") for half in ("video", "audio")]
@@ -201,7 +201,7 @@ def audio():
     return {f"{half}.{name}": tensor for half, weights in halves.items() for name, tensor in weights.items()}
 
 
-@fuzz(16, changes=hostile.changes)
+@fuzz(12, changes=hostile.changes)
 def test_an_audio_vae_is_loaded_or_refused(folder, changes):
     path = folder / "audio.pt"
     torch.save(hostile.apply_changes(audio(), changes), path)

@@ -7,6 +7,7 @@ from lora_files import AUDIO_LAYERS, LAYERS, STYLES, VIDEO_LAYERS, lora, release
 from safetensors.torch import load_file, save_file
 from small_graph import MODEL, output, sampled
 from weight_layouts import FP8_E4M3, LAYOUTS
+from weights import seeded
 
 pytestmark = pytest.mark.graph
 
@@ -72,6 +73,34 @@ def test_a_lora_on_any_layer_changes_the_result(run, graph, layer):
     plain, changed, switched_off = sampled(run(graph), *links)
     assert relative_error(changed, plain) > 1e-4
     assert torch.equal(switched_off, plain)
+
+
+# A weight of each sort under its released name, and what LoRA files call a difference of it.
+DIFFERENCES = {
+    "video_model.blocks.1.modulation.modulation": "diffusion_model.blocks.1.modulation.diff",
+    "audio_model.blocks.3.modulation.modulation": "audio_model.blocks.3.modulation.modulation.diff",
+    "video_model.head.modulation": "diffusion_model.head.modulation.diff",
+    "audio_model.blocks.0.norm3.weight": "diffusion_model.audio_model.blocks.0.norm3.diff",
+    "video_model.blocks.2.ffn.0.bias": "diffusion_model.blocks.2.ffn.0.diff_b",
+    "audio_model.patch_embedding.2.w1.weight": "diffusion_model.audio_model.patch_embedding.2.w1.diff",
+}
+
+
+@pytest.mark.parametrize("key", DIFFERENCES)
+def test_a_difference_of_any_sort_of_weight_is_added_to_it(run, graph, model_folder, small_files, key):
+    weights = load_file(model_folder / MODEL)
+    difference = 0.3 * seeded(key, weights[key].shape)
+    save_file({DIFFERENCES[key]: difference}, small_files / "loras" / f"{key}.safetensors")
+    save_file({**weights, key: weights[key] + difference}, model_folder / f"{key}.safetensors")
+    model, text = graph.model(), graph.text()
+    changed = with_lora(graph, model, f"{key}.safetensors")
+    ours = with_ours(graph, model, f"{key}.safetensors")
+    links = [graph.sample(m, text, steps=1) for m in (model, graph.model(f"{key}.safetensors"), changed, ours)]
+    graph.show(*links)
+    plain, expected, *actual = sampled(run(graph), *links)
+    assert relative_error(expected, plain) > 1e-3
+    for result in actual:
+        assert relative_error(result, expected) < 1e-5
 
 
 def test_the_lora_of_the_small_set_applies_whole(run, graph, caplog):

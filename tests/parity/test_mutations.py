@@ -39,7 +39,8 @@ MUTATIONS = {
         ("self.v_fusion(hidden))", "hidden)"),
         ("return self.o(read)", "return read"),
         ('nn.GELU(approximate="tanh")', "nn.GELU()"),
-        ("(_cast(self.modulation, time).unsqueeze(1) + time).unbind", "time.unbind"),
+        ("self.modulation(time).unbind", "time.unbind"),
+        ("time.device).unsqueeze(1) + time", "time.device).unsqueeze(1) + 0 * time"),
         ("rows[:3]", "rows[3:]"),
         ("rows[3:]\n", "rows[:3]\n"),
         ("modulate(self.norm1(x), shift, scale)", "self.norm1(x)"),
@@ -57,10 +58,7 @@ MUTATIONS = {
         ("shift.unsqueeze(2), time.dtype", "0 * shift.unsqueeze(2), time.dtype"),
         ("_by_row(update, gate), gate.unsqueeze(2)", "_by_row(update, gate), 1 + 0 * gate.unsqueeze(2)"),
         ("_by_row(self.norm(x), shift)", "_by_row(x, shift)"),
-        (
-            "(_cast(self.modulation, time).unsqueeze(1) + time.unsqueeze(2)).unbind",
-            "(_cast(self.modulation, time).unsqueeze(1) + 0 * time.unsqueeze(2)).unbind",
-        ),
+        ("self.modulation(time.unsqueeze(2)).unbind", "self.modulation(0 * time.unsqueeze(2)).unbind"),
         ("eps=config.eps", "eps=1e-3"),
     ],
     model: [

@@ -104,8 +104,8 @@ KINDS = {
     "diff": (difference_of, "blocks.1.cross_attn.v_fusion"),
     "diff of a norm": (difference_of, "blocks.1.norm3"),
     "diff of a convolution": (difference_of, "audio_model.patch_embedding.2.w1"),
-    "diff of a modulation": (difference_of, "blocks.2.modulation"),
-    "diff of the head's modulation": (difference_of, "audio_model.head.modulation"),
+    "diff of a modulation": (difference_of, "blocks.2.modulation.modulation"),
+    "diff of the head's modulation": (difference_of, "audio_model.head.modulation.modulation"),
     "set_weight": (replacement_of, "audio_model.blocks.0.self_attn.norm_q"),
 }
 
