@@ -64,7 +64,7 @@ def _place(prompt: str, index: int) -> str:
 
 
 def encode_prompts(clip, prompt: str, video_negative: str, audio_negative: str) -> tuple[list, list]:
-    """Return positive and negative CONDITIONING, each text [1, 512 or more, width].
+    """Return positive and negative CONDITIONING, each text [1, 512, width].
 
     One text serves both towers, but for the negative, whose text for the audio tower is the option `audio_context`.
     """
@@ -81,13 +81,21 @@ def _encode(clip, text: str) -> list:
     halves = [letter for letter in text if "\ud800" <= letter <= "\udfff"]
     if halves:
         raise ValueError(f"The text {text[:40]!a} holds half a character, {halves[0]!a}. Type that place anew.")
-    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text, disable_weights=True))
-    length = conditioning[0][0].shape[1]
-    if length > TEXT_LENGTH:
-        logging.warning(
-            "Ovi reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026",
-            TEXT_LENGTH,
-            length,
-            text[:40],
-        )
-    return conditioning
+    tokens = clip.tokenize(text, disable_weights=True)
+    return clip.encode_from_tokens_scheduled({name: [_cut(batch, text) for batch in tokens[name]] for name in tokens})
+
+
+def _cut(tokens: list, text: str) -> list:
+    """Keep as many tokens as Ovi was trained with, the last of which ends the text, and say so.
+
+    Source: character-ai/Ovi, ovi/modules/tokenizers.py, HuggingfaceTokenizer, truncation.
+    """
+    if len(tokens) <= TEXT_LENGTH:
+        return tokens
+    logging.warning(
+        "Ovi reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026",
+        TEXT_LENGTH,
+        len(tokens),
+        text[:40],
+    )
+    return [*tokens[: TEXT_LENGTH - 1], tokens[-1]]

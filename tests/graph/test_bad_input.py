@@ -217,14 +217,17 @@ def test_a_text_encoder_of_another_width_is_refused(graph, refuse, small_files):
     refuse(graph, "KSampler", "encoded 96 wide", "reads 64", "'Ovi Text Encoder Loader'")
 
 
-def test_a_prompt_that_is_too_long_is_said_in_the_log(run, graph, caplog):
-    link = graph.text(prompt="A man walks by the sea. " * 100)
-    graph.show(link)
+def test_the_end_of_a_prompt_that_is_too_long_is_left_out_and_the_log_says_so(run, graph, caplog):
+    """As in the reference, which cuts before it encodes: what is left out changes nothing in what is read."""
+    links = [graph.text(prompt="A man walks by the sea. " * 100 + end) for end in ("", "Then it rains.")]
+    graph.show(*links)
     result = run(graph)
-    assert result.value(link[0])[0][0].shape[1] > 512
-    (record,) = [record for record in caplog.records if is_ours(record)]
-    assert record.levelno == logging.WARNING
-    assert re.search(r"Ovi reads 512 tokens of a prompt; this one has \d+", record.getMessage())
+    long, longer = (result.value(link[0])[0][0] for link in links)
+    assert long.shape[1] == 512
+    assert torch.equal(long, longer)
+    records = [record for record in caplog.records if is_ours(record)]
+    assert [record.levelno for record in records] == [logging.WARNING] * 2
+    assert re.search(r"Ovi reads 512 tokens of a prompt; this one has \d+", records[0].getMessage())
     caplog.clear()
 
 
