@@ -5,16 +5,15 @@ Source of the key names: character-ai/Ovi, FusionModel.state_dict().
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .config import HEAD_DIM, AudioTowerConfig, VideoTowerConfig
+from .layer_formats import LAYER_FORMAT
 from .model import OviModel
-from .safetensors_header import QUANTISATION
 
 AUDIO = "audio_model."
 VIDEO = "video_model."
@@ -22,9 +21,6 @@ VIDEO = "video_model."
 # One tensor that only Ovi's towers have, and one that every audio tower has; no layout quantises either.
 FUSION_KEY = "blocks.0.cross_attn.norm_k_fusion.weight"
 AUDIO_KEY = "patch_embedding.0.weight"
-
-# Where ComfyUI keeps how a layer is quantised if not in the file's metadata: beside the layer, as JSON in bytes.
-LAYER_FORMAT = ".comfy_quant"
 
 # Numbers in a tensor that is looked through at every load; all of Ovi's that are no matrix together take 16 MB.
 SMALL = 2**16
@@ -34,7 +30,10 @@ Weights = dict[str, Tensor]
 
 def convert_key(released: str) -> str:
     """Return our name of a released tensor: the video tower is the root, and every modulation is a module."""
-    return re.sub(r"(\.modulation)+$", ".modulation.modulation", released.removeprefix(VIDEO))
+    name = released.removeprefix(VIDEO)
+    if name.endswith(".modulation"):
+        return name.removesuffix(".modulation").removesuffix(".modulation") + ".modulation.modulation"
+    return name
 
 
 def convert_keys(released: Weights, convert: Callable[[str], str] = convert_key) -> Weights:
@@ -74,19 +73,8 @@ def join_towers(video: Weights, audio: Weights) -> Weights:
     return {**video, **convert_keys(audio, _audio_key)}
 
 
-def join_metadata(video: dict[str, str], audio: dict[str, str]) -> dict[str, str]:
-    """Join what the two files say of themselves, and ComfyUI's list of their quantised layers."""
-    joined = {**audio, **video}
-    if QUANTISATION in audio:
-        lists = [json.loads(about.get(QUANTISATION, '{"layers": {}}')) for about in (video, audio)]
-        layers = {**lists[0]["layers"], **{_audio_key(layer): how for layer, how in lists[1]["layers"].items()}}
-        joined[QUANTISATION] = json.dumps({**lists[1], "layers": layers})
-    return joined
-
-
 def _audio_key(key: str) -> str:
-    """The mark of a scaled fp8 file is no part of a tower."""
-    return key if key.startswith(AUDIO) or key == "scaled_fp8" else AUDIO + key
+    return key if key.startswith(AUDIO) else AUDIO + key
 
 
 def read_config(weights: Weights) -> tuple[VideoTowerConfig, AudioTowerConfig]:
@@ -111,42 +99,6 @@ def read_config(weights: Weights) -> tuple[VideoTowerConfig, AudioTowerConfig]:
         **_read_tower(weights, AUDIO),
     )
     return video, audio
-
-
-def read_layer_formats(weights: Weights) -> dict[str, dict]:
-    """Return what ComfyUI wrote beside each quantised layer, for example {"format": "float8_e4m3fn"}.
-
-    Raises ValueError when that is no JSON object.
-    """
-    layers = {}
-    for key in [key for key in weights if key.endswith(LAYER_FORMAT)]:
-        is_text = weights[key].dtype == torch.uint8
-        try:
-            how = json.loads(weights[key].numpy().tobytes()) if is_text else None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"'{key}' is no JSON ({error}). The file is damaged: download it again.") from error
-        if not isinstance(how, dict):
-            raise ValueError(f"'{key}' holds {how!r}, not a JSON object. The file is damaged: download it again.")
-        layers[key.removesuffix(LAYER_FORMAT)] = how
-    return layers
-
-
-def check_layer_formats(layers: dict[str, dict], known: Iterable[str]) -> None:
-    """Raise ValueError for the first layer quantised in a format that is not among the known ones."""
-    for layer, how in layers.items():
-        if how.get("format") not in list(known):
-            raise ValueError(
-                f"'{layer}' is quantised as '{how.get('format')}'; this ComfyUI reads {', '.join(sorted(known))}. "
-                "Update ComfyUI, or use another file of the same release."
-            )
-
-
-def check_scales(layers: dict[str, dict], weights: Weights) -> None:
-    """Raise ValueError for the first layer in fp8 that has no scale; core itself says so of other formats."""
-    for layer, how in layers.items():
-        scale = f"{convert_key(layer)}.weight_scale"
-        if how["format"].startswith("float8") and scale not in weights:
-            raise ValueError(f"'{layer}' is in {how['format']} but has no '{scale}'. The file is incomplete.")
 
 
 def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerConfig) -> None:

@@ -57,23 +57,6 @@ def unpack_latents(packed: torch.Tensor, shapes: list[torch.Size]) -> list[torch
     return comfy.utils.unpack_latents(packed, shapes)
 
 
-def list_scaled_layers(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, dict]:
-    """Rename what a scaled fp8 file holds to ComfyUI's present names, in place; return how its layers are quantised.
-
-    Cores before 0.8 have a way of their own for such files, which rounds every other layer to eight bits as well.
-    """
-    scaled = [key for key in weights if key.startswith(prefix) and key.endswith(".scale_weight")]
-    layers = [key.removesuffix(".scale_weight") for key in scaled]
-    if any(weights[f"{layer}.weight"].dtype != torch.float8_e4m3fn for layer in layers if f"{layer}.weight" in weights):
-        return {}
-    weights.pop(f"{prefix}scaled_fp8", None)
-    for layer in layers:
-        weights[f"{layer}.weight_scale"] = weights.pop(f"{layer}.scale_weight")
-        if f"{layer}.scale_input" in weights:
-            weights[f"{layer}.input_scale"] = weights.pop(f"{layer}.scale_input")
-    return {layer.removeprefix(prefix): {"format": "float8_e4m3fn"} for layer in layers}
-
-
 def _nested_sample(original, is_ours):
     """CFGGuider.sample for nested latents: zero noise, masks and callbacks that fit them, no context windows."""
 

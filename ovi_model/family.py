@@ -17,7 +17,7 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
-from . import checkpoint, compat, lora_names, memory, quanto
+from . import checkpoint, compat, layer_formats, lora_names, memory, quanto
 from .config import AUDIO_STEPS_PER_INTERVAL
 from .model import OviModel
 from .weight_file import find_tensors
@@ -140,26 +140,33 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
     def __init__(self, unet_config):
         super().__init__(unet_config)
         self.memory_usage_factor = 1.0  # by which nodes of others correct an estimate
-        # Cores before 0.8 look for these in the file's metadata alone.
-        if unet_config.get("layer_formats") and not compat.LAYER_FORMATS:
-            self.layer_quant_config = unet_config["layer_formats"]
+        self._tell_layer_formats()
+
+    def set_inference_dtype(self, dtype, manual_cast_dtype, **kwargs):
+        """Name the precision to compute in also where it is that of the weights: quantised layers ask for it."""
+        super().set_inference_dtype(dtype, manual_cast_dtype or (self._layer_formats() and dtype) or None, **kwargs)
 
     def get_model(self, _state_dict, _prefix="", device=None) -> OviBase:
-        # 0.3.75 keeps the precision of each layer under the file's names.
-        by_layer = vars(self).get("layer_quant_config")
-        if by_layer:
-            self.layer_quant_config = {checkpoint.convert_key(layer): value for layer, value in by_layer.items()}
+        self._tell_layer_formats()  # again, for core put what the metadata says in its place
         return OviBase(self, device=device)
 
     def process_unet_state_dict(self, state_dict: checkpoint.Weights) -> checkpoint.Weights:
         weights = checkpoint.convert_keys(state_dict)
-        layers = vars(self).get("layer_quant_config") or self.unet_config.get("layer_formats", {})
-        checkpoint.check_layer_formats(layers, comfy.quant_ops.QUANT_ALGOS)
-        checkpoint.check_scales(layers, weights)
+        layer_formats.check(self._layer_formats(), weights, comfy.quant_ops.QUANT_ALGOS)
         if not compat.LAYER_FORMATS:
-            weights = {key: x for key, x in weights.items() if not key.endswith(checkpoint.LAYER_FORMAT)}
+            weights = {key: x for key, x in weights.items() if not key.endswith(layer_formats.LAYER_FORMAT)}
         checkpoint.check_weights(weights, self.unet_config["video"], self.unet_config["audio"])
         return weights
+
+    def _layer_formats(self) -> layer_formats.Formats:
+        """How each quantised layer is stored, by our names."""
+        found = self.unet_config.get("layer_formats", {})
+        return {checkpoint.convert_key(layer): how for layer, how in found.items()}
+
+    def _tell_layer_formats(self) -> None:
+        """Cores before 0.8 do not look for it in the weights."""
+        if not compat.LAYER_FORMATS and self._layer_formats():
+            self.layer_quant_config = self._layer_formats()
 
 
 def _check_latent(noise: Tensor | None) -> None:
@@ -231,9 +238,7 @@ def _detecting_ovi(original):
                 "This file was quantised by optimum-quanto. Use the node 'Ovi Model Loader', which reads such files."
             )
         video_config, audio_config = checkpoint.read_config(checkpoint.convert_keys(own))
-        formats = checkpoint.read_layer_formats(own)
-        if not compat.LAYER_FORMATS:
-            formats |= compat.list_scaled_layers(state_dict, key_prefix)
+        formats = layer_formats.unify(state_dict, kwargs.get("metadata"), key_prefix)
         return {"image_model": IMAGE_MODEL, "video": video_config, "audio": audio_config, "layer_formats": formats}
 
     return detect_unet_config

@@ -10,7 +10,7 @@ from pathlib import Path
 import comfy.sd
 import torch
 
-from . import checkpoint, quanto
+from . import checkpoint, layer_formats, quanto
 from .choice import choose
 from .weight_file import read_weights
 
@@ -29,7 +29,7 @@ def load_model(model_path: str, audio_path: str | None, weight_dtype: str, disab
     disable_dynamic: as in core's own loaders, which call this again to get a plain copy.
     Raises ValueError naming the file that is not what it should be.
     """
-    weights, metadata = _read(Path(model_path))
+    weights = _read(Path(model_path))
     name = Path(model_path).name
     video, audio = checkpoint.has_video_tower(weights), checkpoint.has_audio_tower(weights)
     if not video:
@@ -42,31 +42,36 @@ def load_model(model_path: str, audio_path: str | None, weight_dtype: str, disab
     if audio_path is not None:
         if audio:
             raise ValueError(f"{name} holds both towers of Ovi: set 'audio_model' to 'in the same file'.")
-        audio_weights, audio_metadata = _read_audio_tower(Path(audio_path))
+        audio_weights = _read_audio_tower(Path(audio_path))
         with _naming(Path(audio_path).name):
             weights = checkpoint.join_towers(weights, audio_weights)
-        metadata = checkpoint.join_metadata(metadata, audio_metadata)
         name = f"{name} with {Path(audio_path).name}"
     model_options = dict(choose("weight_dtype", weight_dtype, WEIGHT_DTYPES))
     with _naming(name):
-        patcher = _build(weights, model_options, metadata, disable_dynamic)
+        patcher = _build(weights, model_options, disable_dynamic)
     patcher.cached_patcher_init = (load_model, (model_path, audio_path, weight_dtype))
     return patcher
 
 
-def _build(weights: checkpoint.Weights, model_options: dict, metadata, disable_dynamic: bool):
+def _build(weights: checkpoint.Weights, model_options: dict, disable_dynamic: bool):
     core = comfy.sd.load_diffusion_model_state_dict
     if "disable_dynamic" in inspect.signature(core).parameters:
-        return core(weights, model_options=model_options, metadata=metadata, disable_dynamic=disable_dynamic)
-    return core(weights, model_options=model_options, metadata=metadata)
+        return core(weights, model_options=model_options, disable_dynamic=disable_dynamic)
+    return core(weights, model_options=model_options)
 
 
-def _read(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
-    """Read a file's weights, plain or as core quantises them, and metadata; the prefix ComfyUI saves with goes."""
+def _read(path: Path) -> checkpoint.Weights:
+    """Read a file's weights, plain or as core quantises them, without the prefix they were saved with."""
     weights, metadata = read_weights(path)
     with _naming(path.name):
-        weights = quanto.dequantise(weights)
-        return checkpoint.convert_keys(weights, lambda key: key.removeprefix("model.diffusion_model.")), metadata
+        weights = checkpoint.convert_keys(quanto.dequantise(weights), _without_prefix)
+        layer_formats.unify(weights, metadata)
+    return weights
+
+
+def _without_prefix(key: str) -> str:
+    """Leave out what parallel training puts before a name, and what ComfyUI and others save with."""
+    return key.removeprefix("module.").removeprefix("model.").removeprefix("diffusion_model.")
 
 
 @contextmanager
@@ -78,8 +83,8 @@ def _naming(file: str) -> Iterator[None]:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
-    weights, metadata = _read(path)
+def _read_audio_tower(path: Path) -> checkpoint.Weights:
+    weights = _read(path)
     if not checkpoint.has_audio_tower(weights):
         raise ValueError(
             f"audio_model {path.name} holds no audio tower of Ovi: it has no '{checkpoint.AUDIO_KEY}'. "
@@ -87,7 +92,7 @@ def _read_audio_tower(path: Path) -> tuple[checkpoint.Weights, dict[str, str]]:
         )
     if checkpoint.has_video_tower(weights):
         raise ValueError(f"audio_model {path.name} holds both towers of Ovi: choose it as 'model', alone.")
-    return weights, metadata
+    return weights
 
 
 def _partner(path: Path, tower: str, other: str) -> str:

@@ -37,6 +37,7 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     network = network_of(model)
     file = Path(path).name
     weights = comfy.lora_convert.convert_lora(read_weights(path)[0])
+    _check_numbers(file, weights)
     layers = OviModel(network.config, network.audio_model.config, device="meta", operations=torch.nn).state_dict()
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patches, unused = _read_patches(file, weights, names, layers)
@@ -53,6 +54,13 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     left_over = f"{len(unused)} of {len(weights)} names in the file fit nothing: {_listed(unused)}"
     logging.warning("%s: %s", file, left_over)
     return model, f"{file}: {applied}; {left_over}"
+
+
+def _check_numbers(file: str, weights: dict[str, Tensor]) -> None:
+    """Raise ValueError for the first tensor with NaN or infinity in it, which would spread to all that is sampled."""
+    for name, tensor in weights.items():
+        if not (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all():
+            raise ValueError(f"{file}: '{name}' holds infinite or undefined numbers. Download the file again.")
 
 
 class _Noting(dict):
@@ -125,7 +133,7 @@ def _check_shapes(file: str, patches: Patches, layers: dict[str, Tensor], name_o
 
 
 def _shape_of(patch) -> list[int] | None:
-    """The shape of what a patch adds, [rows, columns] if it is a product; None if it turns the weight instead.
+    """The shape of what a patch adds, [rows, columns] if it is a product; None if it turns the weight, or has a core.
 
     Raises RuntimeError or TypeError if there is no such product.
     Source: ComfyUI, comfy/weight_adapter, calculate_weight of each kind.
@@ -133,6 +141,9 @@ def _shape_of(patch) -> list[int] | None:
     if isinstance(patch, tuple):
         return list(patch[1][0].shape)
     parts = [torch.empty(part.shape, device="meta") if isinstance(part, Tensor) else None for part in patch.weights]
+    middle = {"lora": slice(3, 4), "loha": slice(5, 7), "lokr": slice(7, 8)}.get(patch.name, slice(0))
+    if any(part is not None for part in parts[middle]):
+        return None
     if patch.name == "lora":
         up, down = parts[:2]
         return list((up.flatten(1) @ down.flatten(1)).shape)

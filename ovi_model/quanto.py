@@ -24,7 +24,7 @@ def is_quantised(weights: Weights) -> bool:
 def dequantise(weights: Weights) -> Weights:
     """Return plain weights in the precision of their scales; each pair leaves `weights` as its product is made.
 
-    Raises ValueError for a weight without its scale, and for weights of fewer than eight bits.
+    Raises ValueError for a weight without a scale or with one that does not fit, and for fewer than eight bits.
     """
     if not is_quantised(weights):
         return weights
@@ -51,4 +51,10 @@ def _multiply(weights: Weights, key: str) -> Tensor:
     if name + SCALE not in weights:
         raise ValueError(f"'{name}' has no scale '{name}{SCALE}'. The file is incomplete: download it again.")
     values, scale = weights.pop(key), weights[name + SCALE]
-    return values.to(scale.dtype) * scale
+    if values.ndim != 2 or scale.shape not in {(), (1,), (1, 1), (len(values), 1)}:
+        raise ValueError(
+            f"'{name}' has values of shape {list(values.shape)} and a scale of shape {list(scale.shape)}, which do not "
+            "go together. The file is damaged: download it again."
+        )
+    # In place: a second tensor of this size, freed again and again, would break up the memory for good.
+    return values.to(scale.dtype).mul_(scale)

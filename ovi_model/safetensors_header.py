@@ -71,11 +71,11 @@ def _without_duplicates(pairs: list[tuple]) -> dict:
 
 def _span(name: str, entry: dict) -> tuple[int, int, str]:
     """Return where a tensor begins and ends in the data, and its name."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"'{name}' is not described by dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in ITEM_BYTES:
-        raise ValueError(f"'{name}' has the dtype {kind!r}, which is none of safetensors")
+        raise ValueError(f"'{name}' has the dtype {kind!r}, which this reader does not know")
     if not _are_sizes(shape) or len(shape) > RANK_LIMIT:
         raise ValueError(f"'{name}' has the shape {shape!r}")
     if not _are_sizes(offsets) or len(offsets) != 2:

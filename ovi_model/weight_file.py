@@ -65,7 +65,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path.name} holds a {type(loaded).__name__}, not weights by name. Check which file this is.")
     tensors = find_tensors(loaded)
     if not tensors:
-        raise ValueError(f"{path.name} holds no tensors, so it is no weight file. Check which file this is.")
+        names = ", ".join(f"'{name}'" for name in list(loaded)[:3]) or "nothing"
+        raise ValueError(f"{path.name} holds no tensors by name, but {names[:120]}. Check which file this is.")
     _check_tensors(path, tensors)
     return {name: x.detach() if x.requires_grad else x for name, x in tensors.items()}, metadata or {}
 
@@ -151,6 +152,11 @@ def _reason(path: Path, error: Exception) -> str:
         )
     if isinstance(error, OSError | MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS):
         return f"the system says '{error}'. Check the file's permissions, the disk, and free memory."
+    if "mmap can only be used" in str(error):
+        return (
+            "a PyTorch before 1.6 saved it, in a form that cannot be mapped into memory. Load and save it again with a "
+            "current PyTorch, or start ComfyUI without --mmap-torch-files."
+        )
     kind = "safetensors" if path.suffix.lower() in SAFETENSORS else "PyTorch"
     return (
         f"its {path.stat().st_size:,} bytes are no complete {kind} file ({type(error).__name__}: {str(error)[:120]}). "

@@ -8,6 +8,7 @@ import argparse
 import functools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ Conversion = Callable[[str, Tensor], Weights]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_output(options.output, options.inputs, options.to in GGUF, options.force)
         import_comfy(options.comfyui)
@@ -213,7 +215,7 @@ def _finished(output: Path, size: int) -> Iterator[Path]:
     free = shutil.disk_usage(output.parent).free
     if free < size:
         raise ValueError(f"{output.name} needs {size / 1e9:.2f} GB; '{output.parent}' has {free / 1e9:.2f} GB free.")
-    part = output.with_name(f"{output.name}.part")
+    part = output.with_name(f"{output.name}.{os.getpid()}.part")  # for two may convert to one name
     try:
         yield part
         os.replace(part, output)

@@ -58,14 +58,11 @@ def two_files(
     return files, {key: tensor.float() for key, tensor in stored.items()}
 
 
-def scaled_fp8(weights: Weights, path: Path, files: int) -> Written:
-    """Eight bits with a scale for each matrix of the blocks, marked by `scaled_fp8`."""
+def scaled_fp8(weights: Weights, path: Path, files: int, marked: bool = True) -> Written:
+    """Eight bits with a scale for each matrix of the blocks; marked: with the `scaled_fp8` that goes with them."""
     scaled, values = _scale(weights, "scale_weight")
-    mark = {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
-    if files == 1:
-        return [_save(scaled | mark, path, "")], values
-    halves = split(scaled, nested=False)
-    return [_save(half | mark, path, tower) for half, tower in zip(halves, ("_video", "_audio"), strict=True)], values
+    mark = {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)} if marked else {}
+    return _save_all(scaled, path, files, mark), values
 
 
 def listed_fp8(weights: Weights, path: Path, files: int) -> Written:
@@ -77,13 +74,13 @@ def listed_fp8(weights: Weights, path: Path, files: int) -> Written:
     return [_save(half, path, tower, _list_layers(half)) for half, tower in halves], values
 
 
-def marked_fp8(weights: Weights, path: Path) -> Written:
+def marked_fp8(weights: Weights, path: Path, files: int) -> Written:
     """As later ComfyUI stores it: each quantised layer says so itself."""
     scaled, values = _scale(weights, "weight_scale")
     written = torch.tensor(list(json.dumps(FP8).encode()), dtype=torch.uint8)
     for key in [key for key in scaled if key.endswith(".weight_scale")]:
         scaled[key.replace(".weight_scale", ".comfy_quant")] = written.clone()
-    return [_save(scaled, path, "")], values
+    return _save_all(scaled, path, files), values
 
 
 def quanto_int8(weights: Weights, path: Path) -> Written:
@@ -140,6 +137,12 @@ def gguf(weights: Weights, path: Path, kind: str) -> Written:
         for tensor in GGUFReader(file).tensors
     }
     return [file], {key: stored[_our_name(key)].reshape(tensor.shape) for key, tensor in weights.items()}
+
+
+def _save_all(weights: Weights, path: Path, files: int, mark: Weights | None = None) -> list[Path]:
+    """One file of both towers, or one of each; the mark in every one of them."""
+    parts = {"": weights} if files == 1 else dict(zip(("_video", "_audio"), split(weights, nested=False), strict=True))
+    return [_save(part | (mark or {}), path, suffix) for suffix, part in parts.items()]
 
 
 def split(weights: Weights, nested: bool) -> tuple[Weights, Weights]:

@@ -3,7 +3,6 @@
 `ovi_model` must be importable (find_comfyui.import_ovi_model) before this module is.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,14 @@ from pathlib import Path
 from tensor_file import DTYPES, LoadedFile, SafetensorsFile, Weights
 from torch import Tensor, nn
 
-from ovi_model import checkpoint, quanto
+from ovi_model import checkpoint, layer_formats, quanto
 from ovi_model.model import OviModel
 from ovi_model.weight_file import SAFETENSORS, read_weights
 
-# What ComfyUI puts before the names of a model that it saves.
-SAVED_PREFIX = "model.diffusion_model."
 # ComfyUI's two names for the scale of `<layer>.weight`.
 SCALES = (".scale_weight", ".weight_scale")
 # Beside a weight, but no part of what it stands for: scales of activations, and what says how it is stored.
-ASIDE = (".scale_input", ".input_scale", ".output_scale", checkpoint.LAYER_FORMAT)
-MARK = "scaled_fp8"
-
+ASIDE = (".scale_input", ".input_scale", ".output_scale", layer_formats.LAYER_FORMAT)
 # Those of ComfyUI's formats that are numbers times one scale.
 SCALED_FORMATS = ("float8_e4m3fn", "float8_e5m2")
 
@@ -84,6 +79,8 @@ def restore(parts: Weights) -> Tensor:
     parts = quanto.dequantise(parts)
     scales = [key for key in parts if key.endswith(SCALES)]
     numbers = [tensor for key, tensor in parts.items() if key not in scales]
+    if numbers and numbers[0].dtype.itemsize > 1:
+        return numbers[0]  # ComfyUI too has no use for a scale beside a plain weight
     if len(numbers) != 1 or len(scales) > 1:
         raise ValueError(f"{', '.join(parts)}: a scale needs one weight. The file is damaged: download it again.")
     return numbers[0].float() * parts[scales[0]].float() if scales else numbers[0]
@@ -98,8 +95,8 @@ def _read_entries(path: Path) -> Entries:
     _check_formats(file, metadata)
     parts: dict[str, list[str]] = {}
     for key in file.tensors:
-        name = key.removeprefix(SAVED_PREFIX)
-        if name != MARK and not name.endswith(ASIDE):
+        name = key.removeprefix(layer_formats.SAVED_PREFIX)
+        if name != layer_formats.MARK and not name.endswith(ASIDE):
             parts.setdefault(_weight_name(name), []).append(key)
     return {name: Entry(file, tuple(keys)) for name, keys in parts.items()}
 
@@ -113,10 +110,9 @@ def _weight_name(part: str) -> str:
 
 def _check_formats(file: SafetensorsFile | LoadedFile, metadata: dict[str, str]) -> None:
     """Raise ValueError for a layer that ComfyUI stores as something other than numbers and a scale."""
-    listed = json.loads(metadata.get(checkpoint.QUANTISATION, '{"layers": {}}'))["layers"]
-    written = {key: file.read(key) for key in file.tensors if key.endswith(checkpoint.LAYER_FORMAT)}
+    written = {key: file.read(key) for key in file.tensors if key.endswith(layer_formats.LAYER_FORMAT)}
     try:
-        layers = listed | checkpoint.read_layer_formats(written)
+        layers = layer_formats.read(file.tensors | written, metadata)
     except ValueError as error:
         raise ValueError(f"{file.path.name}: {error}") from error
     for layer, how in layers.items():

@@ -160,7 +160,7 @@ LAYOUTS = (
         "later ComfyUI's own",
         ("any name",),
         (STOCK, OURS),
-        write.marked_fp8,
+        partial(write.marked_fp8, files=1),
         FP8_E4M3,
         "0.2.0",
     ),

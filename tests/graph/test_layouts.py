@@ -1,19 +1,26 @@
 """Every layout of the weights that people have, written from the same small model, gives the same result."""
 
+import json
+import shutil
+from functools import partial
 from pathlib import Path
 
+import layout_writers as write
 import pytest
 import torch
 from comfy.ldm.wan import vae2_2
 from encoder_layouts import ENCODER_LAYOUTS, PLAIN, TEXT, VIDEO_VAE
 from gguf_loader import LoadGGUF
 from goldens import relative_error
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_graph import MODEL, PROMPT, output, parts
-from weight_layouts import GGUF, LAYOUTS, STOCK
+from small_graph import MODEL, PROMPT, output, sampled
+from weight_layouts import GGUF, LAYOUTS, OURS, STOCK
 from weights import seeded
 
 pytestmark = pytest.mark.graph
+
+PREFIX = "model.diffusion_model."
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +75,7 @@ def test_a_layout_gives_the_result_of_its_values_in_the_fused_file(run, graph, m
     text = graph.text()
     links = [graph.sample(model, text, steps=1, cfg=1.0) for model in models]
     graph.show(*links)
-    result = run(graph)
-    exact, expected, *loaded = (torch.cat([x.flatten() for x in parts(result.value(link[0]))]) for link in links)
+    exact, expected, *loaded = sampled(run(graph), *links)
 
     # On the processor every layout is computed in float32, so nothing but the values tells them apart.
     for actual, loader in zip(loaded, layout.loaders, strict=True):
@@ -79,6 +85,58 @@ def test_a_layout_gives_the_result_of_its_values_in_the_fused_file(run, graph, m
     rounded = relative_error(*(torch.cat([x.flatten() for x in held.values()]) for held in (values, weights)))
     assert layout.rounding / 16 <= rounded <= 2 * layout.rounding
     assert rounded <= relative_error(expected, exact) <= 4 * rounded
+
+
+# Ways to store the layers of one file, each half of a release in any of them.
+NOTATIONS = {
+    "plain": write.two_files,
+    "scaled": partial(write.scaled_fp8, files=2),
+    "unmarked": partial(write.scaled_fp8, files=2, marked=False),
+    "listed": partial(write.listed_fp8, files=2),
+    "marked": partial(write.marked_fp8, files=2),
+}
+
+
+@pytest.mark.parametrize("video", NOTATIONS)
+def test_halves_may_be_stored_in_different_ways(run, graph, model_folder, weights, video):
+    written = {name: notation(weights, model_folder / f"half_{name}") for name, notation in NOTATIONS.items()}
+    text = graph.text()
+    links, expected = {}, {}
+    for audio in NOTATIONS:
+        loaded = add_loader(graph, OURS, [written[video][0][0], written[audio][0][1]])
+        links[audio] = graph.sample(loaded, text, steps=1, cfg=1.0)
+        values = {key: written[audio if key.startswith("audio_model") else video][1][key] for key in weights}
+        save_file(values, model_folder / f"{video}_{audio}.safetensors")
+        expected[audio] = graph.sample(graph.model(f"{video}_{audio}.safetensors"), text, steps=1, cfg=1.0)
+    graph.show(*links.values(), *expected.values())
+    result = run(graph)
+    for audio in NOTATIONS:
+        (actual,), (wanted,) = (sampled(result, both[audio]) for both in (links, expected))
+        assert relative_error(actual, wanted) < 1e-6, audio
+
+
+@pytest.mark.parametrize("notation", [*NOTATIONS][1:])
+def test_every_loader_reads_what_lies_below_comfyui_s_prefix(run, graph, model_folder, small_files, weights, notation):
+    """Tensors and the list of layers, as in files of whole checkpoints."""
+    writer = NOTATIONS[notation]
+    (file,), values = partial(writer, files=1)(weights, model_folder / f"below_{notation}")
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    layers = json.loads((metadata or {}).get("_quantization_metadata", '{"layers": {}}'))["layers"]
+    below = {"_quantization_metadata": json.dumps({"layers": {PREFIX + layer: how for layer, how in layers.items()}})}
+    save_file({PREFIX + key: x for key, x in load_file(file).items()}, file, below if layers else None)
+    (small_files / "checkpoints").mkdir(exist_ok=True)
+    shutil.copy(file, small_files / "checkpoints" / file.name)
+    save_file(values, model_folder / f"{notation}_values.safetensors")
+
+    models = [graph.model(f"{notation}_values.safetensors"), graph.model(file.name), add_loader(graph, OURS, [file])]
+    models.append(graph.add("CheckpointLoaderSimple", ckpt_name=file.name))
+    text = graph.text()
+    links = [graph.sample(model, text, steps=1, cfg=1.0) for model in models]
+    graph.show(*links)
+    expected, *loaded = sampled(run(graph), *links)
+    for actual in loaded:
+        assert relative_error(actual, expected) < 1e-6
 
 
 def add_encoder(graph, layout, files):

@@ -174,33 +174,6 @@ def test_two_keys_of_one_name_are_refused_in_either_file(tmp_path, halves):
         loader.load_model(write(tmp_path / "twice.safetensors", saved), None, "default")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (torch.tensor(10**12), "not a JSON object"),
-        (torch.zeros(2, 2), "not a JSON object"),
-        (torch.tensor(list(b"[" * 9999), dtype=torch.uint8), "recursion"),
-        (torch.tensor(list(b"[1]"), dtype=torch.uint8), "not a JSON object"),
-    ],
-)
-def test_a_layer_format_that_is_none(content, message):
-    with pytest.raises(ValueError, match=rf"'a\.comfy_quant' .*{message}.*download it again"):
-        checkpoint.read_layer_formats({"a.comfy_quant": content})
-
-
-def test_a_layer_in_fp8_without_its_scale(released):
-    layers = {"video_model.blocks.0.ffn.0": {"format": "float8_e4m3fn"}, "x": {"format": "nvfp4"}}
-    message = r"'video_model\.blocks\.0\.ffn\.0' is in float8_e4m3fn but has no 'blocks\.0\.ffn\.0\.weight_scale'"
-    with pytest.raises(ValueError, match=message):
-        checkpoint.check_scales(layers, checkpoint.convert_keys(released))
-    checkpoint.check_scales(layers, {"blocks.0.ffn.0.weight_scale": torch.ones(())})
-
-
-def test_a_format_that_is_no_word_is_unknown():
-    with pytest.raises(ValueError, match=r"'a' is quantised as '\['fp8'\]'; this ComfyUI reads x"):
-        checkpoint.check_layer_formats({"a": {"format": ["fp8"]}}, {"x": 1})
-
-
 def test_whole_numbers_of_another_shape_are_refused_unless_they_are_packed(released):
     weights = checkpoint.convert_keys(released)
     sizes = checkpoint.read_config(weights)

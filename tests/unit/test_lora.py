@@ -5,6 +5,7 @@ import re
 
 import comfy.lora
 import comfy.sd
+import comfy.weight_adapter
 import pytest
 import torch
 from comfyui_ovi.ovi_model import lora
@@ -293,3 +294,17 @@ def test_shapes_are_those_of_the_network_not_of_its_packed_weights(tmp_path):
     assert report == "test.safetensors: video 1 keys at 1, audio 0, fusion 0"
     with pytest.raises(ValueError, match=r"\[18, 18\], .* \[32, 32\]"):
         lora.apply_lora(model, save(tmp_path, matrices(Q, 18, 18)), EVERY)
+
+
+def test_a_number_that_is_none_is_refused(tmp_path, model):
+    parts = {"diffusion_model.blocks.0.norm3.diff": torch.full((DIM,), float("nan"))}
+    with pytest.raises(
+        ValueError, match=r"test\.safetensors: 'diffusion_model\.blocks\.0\.norm3\.diff' holds infinite"
+    ):
+        lora.apply_lora(model, save(tmp_path, parts), EVERY)
+
+
+def test_the_shape_of_a_product_with_a_core_is_left_to_core():
+    mid = torch.zeros(2, 2, 3, 3)
+    adapter = comfy.weight_adapter.LoRAAdapter(set(), (torch.zeros(4, 2), torch.zeros(2, 4), None, mid, None, None))
+    assert lora._shape_of(adapter) is None

@@ -44,3 +44,11 @@ def test_a_weight_without_its_scale_is_named():
 def test_four_bit_weights_are_refused(part):
     with pytest.raises(ValueError, match=rf"'block\.q\.weight\.{part}' holds several numbers to a byte.*int8"):
         quanto.dequantise(stored() | {f"block.q.weight.{part}": torch.zeros(2, 1)})
+
+
+def test_a_scale_of_another_shape_is_named():
+    weights = stored() | {"block.q.weight._scale": torch.ones(3, 1)}
+    with pytest.raises(
+        ValueError, match=r"'block\.q\.weight' has values of shape \[2, 2\] and a scale of shape \[3, 1\]"
+    ):
+        quanto.dequantise(weights)

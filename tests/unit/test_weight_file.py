@@ -277,3 +277,11 @@ def test_the_cause_is_told(tmp_path, monkeypatch, error, message):
     monkeypatch.setattr(comfy.utils, "load_torch_file", fail)
     with pytest.raises(ValueError, match=rf"file\.pt cannot be read: .*{message}"):
         read_weights(tmp_path / "file.pt")
+
+
+def test_a_file_of_an_old_pytorch_that_cannot_be_mapped_is_no_damaged_one(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert read_weights(tmp_path / "old.pt")[0].keys() == {"a"}
+    monkeypatch.setattr(comfy.utils, "MMAP_TORCH_FILES", True)
+    with pytest.raises(ValueError, match=r"old\.pt cannot be read: a PyTorch before 1\.6 saved it.*--mmap-torch-files"):
+        read_weights(tmp_path / "old.pt")
