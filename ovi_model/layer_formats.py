@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .safetensors_header import QUANTISATION
+from .safetensors_header import QUANTISATION, read_quantisation
 
 Weights = dict[str, Tensor]
 # A layer's name to what ComfyUI says of it, for example {"format": "float8_e4m3fn"}.
@@ -79,7 +79,7 @@ def _rename_old_scales(weights: Weights, prefix: str) -> dict[str, bool]:
 
 def _listed(weights: Weights, metadata: dict[str, str], prefix: str) -> Formats:
     """What the metadata says of layers that there are; the names in it have the prefix, ComfyUI's, or none."""
-    listed = json.loads(metadata.get(QUANTISATION, '{"layers": {}}'))["layers"]
+    listed = read_quantisation(metadata[QUANTISATION]) if QUANTISATION in metadata else {}
     layers = {name.removeprefix(prefix).removeprefix(SAVED_PREFIX): how for name, how in listed.items()}
     return {layer: how for layer, how in layers.items() if f"{prefix}{layer}.weight" in weights}
 

@@ -40,14 +40,16 @@ def check_header(path: Path) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its '__metadata__' is no list of texts")
     if QUANTISATION in metadata:
-        _check_quantisation(metadata[QUANTISATION])
+        read_quantisation(metadata[QUANTISATION])
     _check_data([_span(name, entry) for name, entry in header.items()], data_bytes)
 
 
-def _check_quantisation(text: str) -> None:
+def read_quantisation(text: str) -> dict[str, dict]:
+    """Return how each layer is quantised, by its name; raises ValueError if the text does not say so."""
     layers = _parse(text).get("layers")
     if not isinstance(layers, dict) or not all(isinstance(how, dict) for how in layers.values()):
         raise ValueError(f"its '{QUANTISATION}' does not say how each layer is quantised")
+    return layers
 
 
 def _parse(text: str) -> dict:

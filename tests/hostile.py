@@ -185,7 +185,14 @@ def quantised_ovi() -> Weights:
 
 PREFIXES = ["", "video_model.", "audio_model.", "model.diffusion_model.", "module.", "diffusion_model."]
 ODD_KEYS = ["", ".", "blocks.", "blocks..", "blocks.999999999999.x", f"blocks.{'9' * 5000}.x", "blocks.\u00b2.x"]
-ODD_KEYS += ["blocks.\u0663.x", "blocks.-1.x", "blocks.7.ffn.0.weight", "scaled_fp8", "blocks.0.ffn.0.comfy_quant"]
+ODD_KEYS += [
+    ".modulation" * 20_000 + "x",
+    "blocks.\u0663.x",
+    "blocks.-1.x",
+    "blocks.7.ffn.0.weight",
+    "scaled_fp8",
+    "blocks.0.ffn.0.comfy_quant",
+]
 ODD_KEYS += ["blocks.0.ffn.0.scale_weight", "blocks.0.ffn.0.weight._data", "blocks.0.ffn.0.weight._scale", "a\nb", "\0"]
 ODD_KEYS += ["encoder.block.7.x", "encoder.block.999999999999.x", "encoder.block.\u0663.x", "shared.weight_scale"]
 DTYPES_OF_TENSORS = [torch.float32, torch.float16, torch.float8_e4m3fn, torch.int8, torch.bool, torch.int64]

@@ -163,8 +163,9 @@ class TestRefusals:
         assert "mine.safetensors: 'video_model.blocks.0.ffn.0' is quantised as 'mxfp8'" in message
 
     def test_a_layer_that_does_not_say_how_it_is_quantised(self, refuse, changed):
-        path = changed(lambda weights: weights.update({"a.comfy_quant": torch.zeros(2, dtype=torch.uint8)}))
-        assert "mine.safetensors: 'a.comfy_quant' is no JSON" in refuse("bf16", path)
+        key = "video_model.blocks.0.ffn.0.comfy_quant"
+        path = changed(lambda weights: weights.update({key: torch.zeros(2, dtype=torch.uint8)}))
+        assert f"mine.safetensors: '{key}' is no JSON" in refuse("bf16", path)
 
     def test_quantised_weights_cannot_stay_the_same(self, refuse, released, tmp_path):
         (path,), _ = scaled_fp8(released, tmp_path / "scaled", files=1)

@@ -298,9 +298,7 @@ def test_shapes_are_those_of_the_network_not_of_its_packed_weights(tmp_path):
 
 def test_a_number_that_is_none_is_refused(tmp_path, model):
     parts = {"diffusion_model.blocks.0.norm3.diff": torch.full((DIM,), float("nan"))}
-    with pytest.raises(
-        ValueError, match=r"test\.safetensors: 'diffusion_model\.blocks\.0\.norm3\.diff' holds infinite"
-    ):
+    with pytest.raises(ValueError, match=r"test\.safetensors: 'diffusion_model\.blocks\.0\..* holds infinite"):
         lora.apply_lora(model, save(tmp_path, parts), EVERY)
 
 
