@@ -15,7 +15,7 @@ from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 from .config import AUDIO_CHANNELS, SAMPLE_RATE
-from .weight_file import read_weights
+from .weight_file import find_undefined, read_weights
 
 MEL_BINS = 80
 FFT_SIZE = 1024
@@ -167,9 +167,8 @@ def _check_half(path: Path, weights: dict[str, Tensor], first_layer: str) -> Non
             f"{path.name} is {width} wide ('{first_layer}'); widths up to {widest} in steps of {step} are possible. "
             "It is damaged or made for something else: download it again."
         )
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{path.name}: '{name}' holds infinite or undefined numbers. Download the file again.")
+    if undefined := find_undefined(weights):
+        raise ValueError(f"{path.name}: '{undefined}' holds infinite or undefined numbers. Download the file again.")
 
 
 def unit_length(weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from .config import HEAD_DIM, AudioTowerConfig, VideoTowerConfig
 from .layer_formats import LAYER_FORMAT
 from .model import OviModel
+from .weight_file import find_undefined
 
 AUDIO = "audio_model."
 VIDEO = "video_model."
@@ -132,11 +133,9 @@ def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerCo
 
 def _check_numbers(weights: Weights) -> None:
     """Raise ValueError for the first small tensor with NaN or infinity in it; matrices show theirs in the result."""
-    for key, tensor in weights.items():
-        if tensor.is_meta or not tensor.is_floating_point() or tensor.numel() > SMALL:
-            continue
-        if not tensor.float().isfinite().all():
-            raise ValueError(f"'{key}' holds infinite or undefined numbers. The file is damaged: download it again.")
+    small = {key: x for key, x in weights.items() if x.is_floating_point() and x.numel() <= SMALL and not x.is_meta}
+    if undefined := find_undefined(small):
+        raise ValueError(f"'{undefined}' holds infinite or undefined numbers. The file is damaged: download it again.")
 
 
 def missing_half(video: bool) -> str:

@@ -225,11 +225,11 @@ def _unwrapping_ovi(original):
 
 def _detecting_ovi(original):
     @functools.wraps(original)
-    def detect_unet_config(state_dict, key_prefix, *args, **kwargs):
+    def detect_unet_config(state_dict, key_prefix, metadata=None, **kwargs):
         video = checkpoint.has_video_tower(state_dict, key_prefix)
         audio = checkpoint.has_audio_tower(state_dict, key_prefix)
         if not (video or audio):
-            return original(state_dict, key_prefix, *args, **kwargs)
+            return original(state_dict, key_prefix, metadata=metadata, **kwargs)
         if not (video and audio):
             raise ValueError(checkpoint.missing_half(video))
         own = {key.removeprefix(key_prefix): tensor for key, tensor in state_dict.items() if key.startswith(key_prefix)}
@@ -238,7 +238,7 @@ def _detecting_ovi(original):
                 "This file was quantised by optimum-quanto. Use the node 'Ovi Model Loader', which reads such files."
             )
         video_config, audio_config = checkpoint.read_config(checkpoint.convert_keys(own))
-        formats = layer_formats.unify(state_dict, kwargs.get("metadata"), key_prefix)
+        formats = layer_formats.unify(state_dict, metadata, key_prefix)
         return {"image_model": IMAGE_MODEL, "video": video_config, "audio": audio_config, "layer_formats": formats}
 
     return detect_unet_config

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .safetensors_header import QUANTISATION, read_quantisation
+from .weight_file import without_prefix
 
 Weights = dict[str, Tensor]
 # A layer's name to what ComfyUI says of it, for example {"format": "float8_e4m3fn"}.
@@ -25,7 +26,6 @@ OLD_SCALES = {".scale_weight": ".weight_scale", ".scale_input": ".input_scale"}
 # A mark of so many elements asks for products in the precision of the activations.
 PRECISE_MARK = 2
 
-SAVED_PREFIX = "model.diffusion_model."
 FP8 = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
 
 
@@ -61,7 +61,10 @@ def check(layers: Formats, weights: Weights, known: Iterable[str]) -> None:
         scale = weights.get(f"{layer}.weight_scale")
         if how["format"].startswith("float8") and (scale is None or scale.numel() != 1):
             found = "has no" if scale is None else f"has {scale.numel()} numbers as"
-            raise ValueError(f"'{layer}' is in {how['format']} but {found} '{layer}.weight_scale'; one is needed.")
+            raise ValueError(
+                f"'{layer}' is in {how['format']} but {found} '{layer}.weight_scale'; one is needed. "
+                "The file is incomplete or damaged: download it again."
+            )
 
 
 def _rename_old_scales(weights: Weights, prefix: str) -> dict[str, bool]:
@@ -78,9 +81,9 @@ def _rename_old_scales(weights: Weights, prefix: str) -> dict[str, bool]:
 
 
 def _listed(weights: Weights, metadata: dict[str, str], prefix: str) -> Formats:
-    """What the metadata says of layers that there are; the names in it have the prefix, ComfyUI's, or none."""
+    """What the metadata says of layers that there are; the names in it have the prefix, another, or none."""
     listed = read_quantisation(metadata[QUANTISATION]) if QUANTISATION in metadata else {}
-    layers = {name.removeprefix(prefix).removeprefix(SAVED_PREFIX): how for name, how in listed.items()}
+    layers = {without_prefix(name.removeprefix(prefix)): how for name, how in listed.items()}
     return {layer: how for layer, how in layers.items() if f"{prefix}{layer}.weight" in weights}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from . import checkpoint, layer_formats, quanto
 from .choice import choose
-from .weight_file import read_weights
+from .weight_file import read_weights, without_prefix
 
 # Core's own choices in Load Diffusion Model.
 WEIGHT_DTYPES = {
@@ -64,14 +64,9 @@ def _read(path: Path) -> checkpoint.Weights:
     """Read a file's weights, plain or as core quantises them, without the prefix they were saved with."""
     weights, metadata = read_weights(path)
     with _naming(path.name):
-        weights = checkpoint.convert_keys(quanto.dequantise(weights), _without_prefix)
+        weights = checkpoint.convert_keys(quanto.dequantise(weights), without_prefix)
         layer_formats.unify(weights, metadata)
     return weights
-
-
-def _without_prefix(key: str) -> str:
-    """Leave out what parallel training puts before a name, and what ComfyUI and others save with."""
-    return key.removeprefix("module.").removeprefix("model.").removeprefix("diffusion_model.")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from .checkpoint import AUDIO
 from .model import OviModel
 from .network import network_of
-from .weight_file import read_weights
+from .weight_file import find_undefined, read_weights
 
 GROUPS = ("video", "audio", "fusion")
 SHOWN = 3
@@ -37,7 +37,8 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     network = network_of(model)
     file = Path(path).name
     weights = comfy.lora_convert.convert_lora(read_weights(path)[0])
-    _check_numbers(file, weights)
+    if undefined := find_undefined(weights):
+        raise ValueError(f"{file}: '{undefined}' holds infinite or undefined numbers. Download the file again.")
     layers = OviModel(network.config, network.audio_model.config, device="meta", operations=torch.nn).state_dict()
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patches, unused = _read_patches(file, weights, names, layers)
@@ -54,13 +55,6 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     left_over = f"{len(unused)} of {len(weights)} names in the file fit nothing: {_listed(unused)}"
     logging.warning("%s: %s", file, left_over)
     return model, f"{file}: {applied}; {left_over}"
-
-
-def _check_numbers(file: str, weights: dict[str, Tensor]) -> None:
-    """Raise ValueError for the first tensor with NaN or infinity in it, which would spread to all that is sampled."""
-    for name, tensor in weights.items():
-        if not (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all():
-            raise ValueError(f"{file}: '{name}' holds infinite or undefined numbers. Download the file again.")
 
 
 class _Noting(dict):

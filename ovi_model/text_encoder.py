@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from . import compat
 from .safetensors_header import check_header
 from .weight_file import SAFETENSORS, read_weights
 
@@ -114,7 +115,7 @@ def _core_name(name: str) -> str:
 
 def _current_quantisation(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, Tensor]:
     """Bring quantised weights into the form the running ComfyUI reads; plain weights pass through."""
-    if hasattr(comfy.utils, "convert_old_quants"):  # 0.8 and later
+    if compat.LAYER_FORMATS:
         return comfy.utils.convert_old_quants(weights, model_prefix="", metadata=metadata)[0]
     if any(name.endswith(UNKNOWN_SCALES) for name in weights):
         raise ValueError(

@@ -71,6 +71,20 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {name: x.detach() if x.requires_grad else x for name, x in tensors.items()}, metadata or {}
 
 
+def without_prefix(name: str) -> str:
+    """Leave out what parallel training puts before a tensor's name, and what ComfyUI and others save with."""
+    return name.removeprefix("module.").removeprefix("model.").removeprefix("diffusion_model.")
+
+
+def find_undefined(tensors: dict[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with NaN or infinity in it."""
+    for name, tensor in tensors.items():
+        # PyTorch has no such test for fp8.
+        if not (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all():
+            return name
+    return None
+
+
 def _check_is_file(path: Path) -> None:
     name = str(path)
     if os.path.isdir(name):

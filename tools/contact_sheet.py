@@ -25,7 +25,6 @@ BACKGROUND = "#15171c"
 PANEL = "#1d2027"
 TEXT = "#e8eaee"
 FAINT = "#8b919c"
-LINE = "#343943"
 PEAK = "#2f7f86"
 LOUDNESS = "#6fe0d6"
 

@@ -45,7 +45,6 @@ Conversion = Callable[[str, Tensor], Weights]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         check_output(options.output, options.inputs, options.to in GGUF, options.force)
         import_comfy(options.comfyui)
@@ -224,4 +223,5 @@ def _finished(output: Path, size: int) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does, and leaves nothing behind
     main()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ovi_model import checkpoint, layer_formats, quanto
 from ovi_model.model import OviModel
-from ovi_model.weight_file import SAFETENSORS, read_weights
+from ovi_model.weight_file import SAFETENSORS, read_weights, without_prefix
 
 # ComfyUI's two names for the scale of `<layer>.weight`.
 SCALES = (".scale_weight", ".weight_scale")
@@ -95,7 +95,7 @@ def _read_entries(path: Path) -> Entries:
     _check_formats(file, metadata)
     parts: dict[str, list[str]] = {}
     for key in file.tensors:
-        name = key.removeprefix(layer_formats.SAVED_PREFIX)
+        name = without_prefix(key)
         if name != layer_formats.MARK and not name.endswith(ASIDE):
             parts.setdefault(_weight_name(name), []).append(key)
     return {name: Entry(file, tuple(keys)) for name, keys in parts.items()}

@@ -117,7 +117,19 @@ def save_video(graph, prefix):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["../../x", "video/../../x", "/tmp/x", "..\\..\\x", "C:\\x", "", "..", "nul\0", "line\n", "x" * 300, "x/" * 3000],
+    [
+        "../../x",
+        "video/../../x",
+        "/elsewhere/x",
+        "..\\..\\x",
+        "C:\\x",
+        "",
+        "..",
+        "nul\0",
+        "line\n",
+        "x" * 300,
+        "x/" * 3000,
+    ],
 )
 def test_no_name_leads_out_of_the_output_folder(runtime, graph, prefix):
     before = set(runtime.base.rglob("*"))
