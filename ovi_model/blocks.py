@@ -6,6 +6,8 @@ Source: character-ai/Ovi, ovi/modules/model.py and ovi/modules/fusion.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -13,7 +15,7 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from .config import TowerConfig
-from .rope import rotate
+from .pointwise import add, add_gated, by_row, gelu, modulated_norm, overwrites, rotate
 
 
 class SelfAttention(nn.Module):
@@ -25,12 +27,11 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (operations.Linear(config.dim, config.dim, **factory) for _ in range(4))
         self.norm_q, self.norm_k = (operations.RMSNorm(config.dim, eps=config.eps, **small(factory)) for _ in range(2))
 
-    def forward(self, x: Tensor, rope: Tensor, transformer_options: dict) -> Tensor:
-        """x [B, L, D], rope [1, L, 1, d / 2, 2, 2] -> [B, L, D]."""
+    def project(self, x: Tensor, rope: Tensor) -> Projections:
+        """x [B, L, D], rope [1, L, 1, d / 2, 2, 2] -> query, key, value, each [B, L, D]."""
         query = rotate(self.norm_q(self.q(x)), rope, self.num_heads)
         key = rotate(self.norm_k(self.k(x)), rope, self.num_heads)
-        value = self.v(x)
-        return self.o(optimized_attention(query, key, value, self.num_heads, transformer_options=transformer_options))
+        return query, key, self.v(x)
 
 
 class FusionCrossAttention(nn.Module):
@@ -47,33 +48,40 @@ class FusionCrossAttention(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor, rope: Tensor, other: Other | None, transformer_options: dict) -> Tensor:
         """x [B, L, D] normalised, text [B, T, D], rope of x, the second tower or None when alone -> [B, L, D]."""
-
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return optimized_attention(query, key, value, self.num_heads, transformer_options=transformer_options)
-
         query = self.norm_q(self.q(x))
-        read = attend(query, self.norm_k(self.k(text)), self.v(text))
+        read = attend((query, self.norm_k(self.k(text)), self.v(text)), self.num_heads, transformer_options)
         if other is not None:
-            hidden, other_rope = other
-            hidden = self.pre_attn_norm_fusion(hidden)
-            key = self.norm_k_fusion(self.k_fusion(hidden))
-            query, key = rotate(query, rope, self.num_heads), rotate(key, other_rope, self.num_heads)
-            read = read + attend(query, key, self.v_fusion(hidden))
+            query = rotate(query, rope, self.num_heads)
+            read = add(read, attend((query, *self.project_other(*other)), self.num_heads, transformer_options))
         return self.o(read)
 
+    def project_other(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """The other tower's hidden state [B, M, D] and its rope -> key and value [B, M, D]."""
+        hidden = self.pre_attn_norm_fusion(hidden)
+        key = rotate(self.norm_k_fusion(self.k_fusion(hidden)), rope, self.num_heads)
+        return key, self.v_fusion(hidden)
 
+
+# Query [B, L, D], key and value [B, M, D].
+Projections = tuple[Tensor, Tensor, Tensor]
 # The other tower as a block reads it: hidden state [B, M, D] after its self-attention, and its rope.
 Other = tuple[Tensor, Tensor]
 
 
+def attend(projections: Projections, num_heads: int, transformer_options: dict) -> Tensor:
+    """Attention through core, which picks the kernel; [B, L, D]."""
+    return optimized_attention(*projections, num_heads, transformer_options=transformer_options)
+
+
 class Block(nn.Module):
-    """A block in two halves, since each tower's second half reads the other's first."""
+    """A block in three parts, since each tower's second part reads the other as its first left it.
+
+    The first and the last part write over the hidden state they are given.
+    """
 
     def __init__(self, config: TowerConfig, factory: dict, operations):
         super().__init__()
-        self.norm1, self.norm2 = (
-            operations.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False, **factory) for _ in range(2)
-        )
+        self.eps = config.eps
         self.self_attn = SelfAttention(config, factory, operations)
         self.norm3 = operations.LayerNorm(config.dim, eps=config.eps, **small(factory))
         self.cross_attn = FusionCrossAttention(config, factory, operations)
@@ -84,28 +92,62 @@ class Block(nn.Module):
         )
         self.modulation = Modulation(6, config.dim, factory)
 
-    def rows(self, time: Tensor) -> tuple[Tensor, ...]:
-        """time [B, T, 6, D] -> shift, scale and gate of self-attention, then of the FFN, each [B, T, D]."""
-        return self.modulation(time).unbind(2)
+    def rows(self, time: Tensor) -> tuple[Rows, Rows]:
+        """time [B, T, 6, D] -> rows of self-attention, then of the FFN."""
+        rows = self.modulation(time).unbind(2)
+        return rows[:3], rows[3:]
 
-    def first_half(self, x: Tensor, rows: tuple[Tensor, ...], rope: Tensor, transformer_options: dict) -> Tensor:
-        """First half: x [B, L, D] -> [B, L, D]."""
-        shift, scale, gate = rows[:3]
-        return add_gated(x, self.self_attn(modulate(self.norm1(x), shift, scale), rope, transformer_options), gate)
+    def attend_self(self, x: Tensor, rows: Rows, rope: Tensor, transformer_options: dict) -> Tensor:
+        """Self-attention, gated: x [B, L, D] -> [B, L, D]."""
+        shift, scale, gate = rows
+        projections = self.self_attn.project(modulated_norm(x, shift, scale, self.eps), rope)
+        read = attend(projections, self.self_attn.num_heads, transformer_options)
+        del projections
+        return add_gated(x, self.self_attn.o(read), gate)
 
-    def second_half(
-        self,
-        x: Tensor,
-        rows: tuple[Tensor, ...],
-        text: Tensor,
-        rope: Tensor,
-        other: Other | None,
-        transformer_options: dict,
-    ) -> Tensor:
-        """Second half: cross-attention, ungated, and the FFN; x [B, L, D] -> [B, L, D]."""
-        shift, scale, gate = rows[3:]
-        x = x + self.cross_attn(self.norm3(x), text, rope, other, transformer_options)
-        return add_gated(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
+    def read(self, x: Tensor, text: Tensor, rope: Tensor, other: Other | None, transformer_options: dict) -> Tensor:
+        """Return what cross-attention, which has no gate, adds to x [B, L, D]."""
+        return self.cross_attn(self.norm3(x), text, rope, other, transformer_options)
+
+    def feed_forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """The FFN, gated: x [B, L, D] -> [B, L, D]."""
+        widen, _, narrow = self.ffn
+
+        def update(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+            inner = widen(modulated_norm(x, shift, scale, self.eps))
+            return add_gated(x, narrow(gelu(inner)), gate)
+
+        if not overwrites() or x.shape[0] * x.shape[1] <= FFN_TOKENS:
+            return update(x, *rows)
+        for part in parts(x, rows, FFN_TOKENS):
+            update(*part)
+        return x
+
+
+# Shift, scale and gate, each [B, T, D], each row for L / T tokens in a row.
+Rows = tuple[Tensor, Tensor, Tensor]
+
+# Tokens that go through the FFN at once: enough to keep a card busy, few enough that self-attention takes more memory.
+FFN_TOKENS = 16384
+
+
+def parts(x: Tensor, rows: Rows, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Cut x [B, L, D] and its rows into contiguous views of about equal length, of at most `size` tokens where T is 1.
+
+    Where T is more, a part is as many whole rows as fit, at least one.
+    """
+    count = rows[0].shape[1]
+    for sample in range(x.shape[0]):
+        here = slice(sample, sample + 1)
+        if count == 1:
+            pieces = -(-x.shape[1] // size)
+            yield from ((part, *(row[here] for row in rows)) for part in x[here].chunk(pieces, dim=1))
+            continue
+        step = max(1, size * count // x.shape[1])
+        steps = by_row(x, rows[0])
+        for start in range(0, count, step):
+            some = slice(start, start + step)
+            yield steps[here, some].flatten(1, 2), *(row[here, some] for row in rows)
 
 
 class Modulation(nn.Module):
@@ -125,7 +167,7 @@ class Head(nn.Module):
 
     def __init__(self, config: TowerConfig, cells: int, factory: dict, operations):
         super().__init__()
-        self.norm = operations.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False, **factory)
+        self.eps = config.eps
         self.head = operations.Linear(config.dim, cells * config.out_dim, **factory)
         self.modulation = Modulation(2, config.dim, factory)
 
@@ -135,8 +177,7 @@ class Head(nn.Module):
         In the precision of time, since guidance multiplies what is rounded here.
         """
         shift, scale = self.modulation(time.unsqueeze(2)).unbind(2)
-        steps = _multiply_add(_by_row(self.norm(x), shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), time.dtype)
-        return precisely(self.head, steps.flatten(1, 2), x.dtype)
+        return precisely(self.head, modulated_norm(x, shift, scale, self.eps, time.dtype), x.dtype)
 
 
 def small(factory: dict) -> dict:
@@ -145,31 +186,9 @@ def small(factory: dict) -> dict:
     return {**factory, "dtype": torch.bfloat16 if dtype is not None and dtype.itemsize == 1 else dtype}
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift; x [B, L, D], rows [B, T, D], each row for L / T tokens in a row."""
-    return _multiply_add(_by_row(x, shift), 1 + scale.unsqueeze(2), shift.unsqueeze(2), x.dtype).flatten(1, 2)
-
-
-def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """x + update * gate; x and update [B, L, D], gate [B, T, D], each row for L / T tokens in a row."""
-    return _multiply_add(_by_row(update, gate), gate.unsqueeze(2), _by_row(x, gate), x.dtype).flatten(1, 2)
-
-
 def precisely(layer, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Run one of core's layers in the precision of x, or in dtype if its weights are quantised: cores need that."""
     weight = layer.weight
     if isinstance(weight, QuantizedTensor) or weight.dtype.itemsize == 1:
         return layer(x.to(dtype)).to(x.dtype)
     return layer(x) if weight.dtype == x.dtype else layer.forward_comfy_cast_weights(x)
-
-
-def _by_row(x: Tensor, rows: Tensor) -> Tensor:
-    """x [B, L, D] -> [B, T, L / T, D]."""
-    return x.unflatten(1, (rows.shape[1], -1))
-
-
-def _multiply_add(x: Tensor, factor: Tensor, addend: Tensor, dtype: torch.dtype) -> Tensor:
-    """x * factor + addend in the widest precision of the three, rounded once, in one pass over memory."""
-    if torch.is_grad_enabled():
-        return torch.addcmul(addend, x, factor).to(dtype)
-    return torch.addcmul(addend, x, factor, out=torch.empty_like(x, dtype=dtype))

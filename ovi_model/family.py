@@ -17,7 +17,7 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
-from . import checkpoint, compat, layer_formats, lora_names, memory, quanto
+from . import checkpoint, compat, layer_formats, lora_names, memory, pointwise, quanto
 from .config import AUDIO_STEPS_PER_INTERVAL
 from .model import OviModel
 from .weight_file import find_tensors
@@ -87,9 +87,11 @@ class OviBase(comfy.model_base.BaseModel):
 
     def memory_required(self, input_shape, *_args, **_unused) -> float:
         model, core = self.diffusion_model, comfy.model_management
-        fused = core.xformers_enabled() or core.pytorch_attention_flash_attention()
+        attention = core.xformers_enabled() or core.pytorch_attention_flash_attention()
         dtype = self.manual_cast_dtype or self.get_dtype()
-        needed = memory.memory_required(model.config, model.audio_model.config, input_shape, dtype, fused)
+        needed = memory.memory_required(
+            model.config, model.audio_model.config, input_shape, dtype, attention, pointwise.FUSED_RMS_NORM
+        )
         return needed * self.memory_usage_factor
 
     def map_context_window_to_modalities(self, primary_indices: list[int], latent_shapes, dim: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .blocks import FFN_TOKENS
 from .config import AUDIO_CHANNELS, AudioTowerConfig, VideoTowerConfig
 
 # For what is not counted: the sound in a pack, a time for each frame, and what an allocator rounds up.
@@ -17,26 +18,36 @@ SLICE = 512
 
 
 def memory_required(
-    video: VideoTowerConfig, audio: AudioTowerConfig, shape: Sequence[int], dtype: torch.dtype, fused_attention: bool
+    video: VideoTowerConfig,
+    audio: AudioTowerConfig,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    fused_attention: bool,
+    fused_norm: bool,
 ) -> float:
     """Return the bytes a forward holds at its peak, besides weights and inputs; depth makes no difference.
 
-    The peak lies in the FFN of a video block or, where attention goes by slices, in its self-attention; for few tokens,
-    at the start, where the largest weight may be copied to another device or precision.
+    The peak lies in the FFN of a video block or, for many tokens, in its attention; for few tokens, at the start,
+    where the largest weight may be copied to another device or precision.
     shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L]. dtype: of the activations.
+    fused_attention, fused_norm: whether attention and RMSNorm are one kernel each.
     """
     batch, tokens = shape[0], _tokens(video, shape)
     hidden = batch * tokens * video.dim * dtype.itemsize
-    inner = batch * tokens * video.ffn_dim * dtype.itemsize
+    inside = min(batch * tokens, FFN_TOKENS) * (video.dim + video.ffn_dim) * dtype.itemsize
     weight = audio.patch_hidden * audio.dim * audio.patch_kernel * dtype.itemsize
-    # Hidden states: into the first block and into this one, after self-attention, after cross-attention, and modulated.
-    # Inside the FFN: before and after its activation.
-    peaks = [5 * hidden + 2 * inner, hidden + weight]
+    # Of the size of the hidden state: itself, query, key, value and what was read. In the FFN: itself, and of the tokens
+    # that go through at once the modulated state and the wide one. At the end: itself, the velocity, and that packed.
+    velocity = batch * tokens * video.out_dim * math.prod(video.patch_size) * torch.float32.itemsize
+    peaks = [5 * hidden, hidden + inside, hidden + 2 * velocity, weight]
+    if not fused_norm:
+        # The state, modulated, query, key; and of the key, in float32, a copy, its product with the norm, with the weight.
+        copies = 2 if dtype == torch.float32 else 3
+        peaks.append(4 * hidden + copies * batch * tokens * video.dim * torch.float32.itemsize)
     if not fused_attention:
-        # Into the first block, into this one, modulated; query, key, value, and these again by head; what was read.
-        # For one slice: scores and their softmax.
+        # The state; query, key, value, and these again by head; what was read. For one slice: scores and their softmax.
         scores = batch * video.num_heads * SLICE * tokens * dtype.itemsize
-        peaks.append(10 * hidden + 2 * scores)
+        peaks.append(8 * hidden + 2 * scores)
     latent = batch * tokens * video.in_dim * math.prod(video.patch_size) * dtype.itemsize
     texts = 2 * batch * video.text_length * video.dim * dtype.itemsize
     rotations = 2 * tokens * video.head_dim * torch.float32.itemsize

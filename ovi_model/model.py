@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from .blocks import Block, Head, precisely
 from .compat import unpack_latents
 from .config import AudioTowerConfig, TowerConfig, VideoTowerConfig
-from .rope import PRECISE_DEVICES, audio_rotations, time_waves, video_rotations, window_offset
+from .pointwise import PRECISE_DEVICES, add, overwrites
+from .rope import audio_rotations, time_waves, video_rotations, window_offset
 
 # Core's index of the negative prompt in `transformer_options["cond_or_uncond"]`.
 NEGATIVE = 1
@@ -112,7 +113,7 @@ class AudioTower(Tower):
     def enter(self, audio: Tensor, timestep: Tensor, context: Tensor, transformer_options: dict) -> Entered:
         """audio [B, 20, L], timestep [B] or [B, L], context [B, T, text_dim]."""
         embedding, time = self.embed_time(timestep, audio.dtype)
-        hidden = self.patch_embedding(audio).transpose(1, 2)
+        hidden = self.patch_embedding(audio).transpose(1, 2).contiguous()
         start = window_offset(transformer_options.get("context_window"))
         rope = audio_rotations(hidden.shape[1], self.config.head_dim, audio.device, start)
         return Entered(hidden, Given(time, self.embed_text(context), rope), embedding)
@@ -175,10 +176,11 @@ class OviModel(Tower):
         times = timestep if isinstance(timestep, list | tuple) else [timestep] * len(latents)
         texts = [audio_context if tower is not self and audio_context is not None else context for tower in towers]
 
+        # Sound first: its patch embedding is the largest weight, and a copy of it should not lie beside the picture.
         entered = [
             tower.enter(latent, time, text, transformer_options)
-            for tower, latent, time, text in zip(towers, latents, times, texts, strict=True)
-        ]
+            for tower, latent, time, text in reversed(list(zip(towers, latents, times, texts, strict=True)))
+        ][::-1]
         hidden = self._run_blocks(towers, entered, transformer_options)
         velocities = [
             tower.leave(x, inside.embedding, latent.shape)
@@ -197,12 +199,17 @@ class OviModel(Tower):
             transformer_options["block_index"] = index
             run = run_skipping_negative if index == transformer_options.get("ovi_skip_layer") else run_blocks
 
+            replace = replacements.get(("double_block", index))
+            if replace is None:
+                hidden = run(blocks, hidden, given, transformer_options)
+                continue
+
             def run_this(args: dict, run=run, blocks=blocks) -> dict:
-                return {"img": run(blocks, args["img"], given, transformer_options)}
+                own = tuple(x.clone() for x in args["img"])  # for a replacement may go on using what it gave
+                return {"img": run(blocks, own, given, transformer_options)}
 
             args = {"img": hidden, "transformer_options": transformer_options}
-            replace = replacements.get(("double_block", index))
-            hidden = (run_this(args) if replace is None else replace(args, {"original_block": run_this}))["img"]
+            hidden = replace(args, {"original_block": run_this})["img"]
         return hidden
 
     def enter(self, video: Tensor, timestep: Tensor, context: Tensor, _transformer_options: dict) -> Entered:
@@ -211,7 +218,7 @@ class OviModel(Tower):
         cells = self.patch_embedding(comfy.ldm.common_dit.pad_to_patch_size(video, self.config.patch_size))
         frames, rows, columns = cells.shape[2:]
         rope = video_rotations(frames, rows, columns, self.config.head_dim, video.device)
-        hidden = rearrange(cells, "b d f h w -> b (f h w) d")
+        hidden = rearrange(cells, "b d f h w -> b (f h w) d").contiguous()
         return Entered(hidden, Given(time, self.embed_text(context), rope), embedding)
 
     def leave(self, hidden: Tensor, embedding: Tensor, shape: torch.Size) -> Tensor:
@@ -231,17 +238,20 @@ Hidden = tuple[Tensor, ...]
 def run_blocks(
     blocks: tuple[Block, ...], hidden: Hidden, given: tuple[Given, ...], transformer_options: dict
 ) -> Hidden:
-    """One block of each tower: self-attention in each, then each reads the other as it stands after that."""
+    """One block of each tower, over the hidden states given: each reads the other as its self-attention left it."""
     rows = [block.rows(g.time) for block, g in zip(blocks, given, strict=True)]
-    attended = [
-        block.first_half(x, row, g.rope, transformer_options)
+    hidden = tuple(
+        block.attend_self(x, row[0], g.rope, transformer_options)
         for block, x, row, g in zip(blocks, hidden, rows, given, strict=True)
-    ]
-    others = [(x, g.rope) for x, g in zip(attended, given, strict=True)][::-1] if len(blocks) > 1 else [None]
-    return tuple(
-        block.second_half(x, row, g.text, g.rope, other, transformer_options)
-        for block, x, row, g, other in zip(blocks, attended, rows, given, others, strict=True)
     )
+    others = [(x, g.rope) for x, g in zip(hidden, given, strict=True)][::-1] if len(blocks) > 1 else [None]
+    updates = [
+        block.read(x, g.text, g.rope, other, transformer_options)
+        for block, x, g, other in zip(blocks, hidden, given, others, strict=True)
+    ]
+    hidden = tuple(add(x, update) for x, update in zip(hidden, updates, strict=True))
+    del others, updates
+    return tuple(block.feed_forward(x, row[1]) for block, x, row in zip(blocks, hidden, rows, strict=True))
 
 
 def run_skipping_negative(
@@ -249,20 +259,11 @@ def run_skipping_negative(
 ) -> Hidden:
     """Skip-layer guidance: samples of the negative prompt pass by this block, and cost nothing."""
     kinds = transformer_options.get("cond_or_uncond", [0])
-    kept = [i for i, kind in enumerate(kinds) if kind != NEGATIVE]
-
-    def pick(x: Tensor) -> Tensor:
-        parts = x.chunk(len(kinds))
-        return torch.cat([parts[i] for i in kept])
-
-    def merge(old: Tensor, new: Tensor) -> Tensor:
-        parts = list(old.chunk(len(kinds)))
-        for i, part in zip(kept, new.chunk(len(kept)), strict=True):
-            parts[i] = part
-        return torch.cat(parts)
-
-    if not kept:
+    halves = [list(states) for states in zip(*(x.chunk(len(kinds)) for x in hidden), strict=True)]
+    for i, kind in enumerate(kinds):
+        if kind != NEGATIVE:
+            own = tuple(Given(g.time.chunk(len(kinds))[i], g.text.chunk(len(kinds))[i], g.rope) for g in given)
+            halves[i] = run_blocks(blocks, tuple(halves[i]), own, transformer_options)
+    if overwrites():
         return hidden
-    given = tuple(Given(pick(g.time), pick(g.text), g.rope) for g in given)
-    new = run_blocks(blocks, tuple(pick(x) for x in hidden), given, transformer_options)
-    return tuple(merge(x, y) for x, y in zip(hidden, new, strict=True))
+    return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))

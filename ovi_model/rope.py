@@ -7,13 +7,11 @@ Source: character-ai/Ovi, ovi/modules/model.py, rope_params and rope_apply; arXi
 from __future__ import annotations
 
 import torch
-from comfy.ldm.flux.math import apply_rope1, rope
+from comfy.ldm.flux.math import rope
 from torch import Tensor
 
 from .config import AUDIO_ROPE_SCALE, AUDIO_STEPS_PER_INTERVAL, ROPE_THETA
-
-# Devices known to have float64, and to mix precisions in one operation.
-PRECISE_DEVICES = ("cpu", "cuda")
+from .pointwise import PRECISE_DEVICES
 
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
@@ -43,11 +41,6 @@ def audio_rotations(steps: int, head_dim: int, device, start: float = 0.0) -> Te
     turned = _rotations((torch.arange(steps, device=device) + start) * AUDIO_ROPE_SCALE, dim)
     still = torch.eye(2, device=device).expand(steps, (head_dim - dim) // 2, 2, 2)
     return torch.cat([turned, still], dim=1).view(1, steps, 1, head_dim // 2, 2, 2)
-
-
-def rotate(x: Tensor, rotations: Tensor, num_heads: int) -> Tensor:
-    """Turn every head of x [B, L, D]; same shape and dtype back."""
-    return apply_rope1(x.unflatten(2, (num_heads, -1)), rotations).flatten(2)
 
 
 def _rotations(positions: Tensor, dim: int) -> Tensor:

@@ -4,9 +4,11 @@ What the package's own modules are called differs between tests and scripts, so 
 """
 
 import weakref
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -52,11 +54,23 @@ def fused_attention(_original, query: Tensor, _key: Tensor, _value: Tensor, head
     return output
 
 
-def forward_peak(model, shapes: list, dtype: torch.dtype, *, by_frame: bool = False, fused: bool = True, **options):
+class FusedNorms(TorchFunctionMode):
+    """RMSNorm as the one kernel it is on a CUDA card from torch 2.9 on; other devices take it apart. Computes nothing."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.rms_norm, torch.nn.functional.rms_norm):
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def forward_peak(
+    model, shapes: list, dtype: torch.dtype, *, by_frame=False, fuse_attention=True, fuse_norm=True, **options
+):
     """Return the bytes a forward of an OviModel holds at its peak, besides its weights and inputs.
 
     shapes: of the latents given, the video's first. dtype: of the activations. by_frame: one time for each frame, as
-    image-to-video has it. fused: count attention as a fused kernel. options: more transformer_options.
+    image-to-video has it. fuse_attention, fuse_norm: count attention and RMSNorm as the one kernel each is on a recent
+    card. options: more transformer_options.
     """
     device = next(model.parameters()).device
     latents = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
@@ -64,8 +78,8 @@ def forward_peak(model, shapes: list, dtype: torch.dtype, *, by_frame: bool = Fa
     time = torch.zeros(batch, device=device)
     times = [torch.zeros(batch, shapes[0][2], device=device), time][: len(shapes)] if by_frame else time
     text = torch.zeros(batch, model.config.text_length, model.config.text_dim, dtype=dtype, device=device)
-    if fused:
+    if fuse_attention:
         options["optimized_attention_override"] = fused_attention
-    with torch.no_grad(), CountBytes() as count:
+    with torch.no_grad(), FusedNorms() if fuse_norm else nullcontext(), CountBytes() as count:
         model(latents if len(latents) > 1 else latents[0], times, text, text, transformer_options=options)
     return count.peak
