@@ -14,9 +14,8 @@ from torch.nn import functional
 PRECISE_DEVICES = ("cpu", "cuda", "meta")
 
 
-def compiled_kernel(*names: str):
+def compiled_kernel(*names: str, library=getattr(comfy.quant_ops, "ck", None)):
     """Return the first of these functions that core's kernel library (0.8.0 on) has compiled for this machine."""
-    library = getattr(comfy.quant_ops, "ck", None)
     if library is None:
         return None
     backends = [b for name, b in library.list_backends().items() if name != "eager" and b["available"]]

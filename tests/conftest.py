@@ -15,6 +15,11 @@ RUNTIME = pytest.StashKey[ComfyRuntime]()
 BASE = pytest.StashKey[Path]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How to compile what tests compile; "inductor" as the stock node does, but some minutes."""
+    parser.addoption("--compile-backend", default="aot_eager", help="torch.compile's backend (inductor, aot_eager)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start ComfyUI from COMFYUI_PATH, on the CPU unless OVI_TEST_GPU is set."""
     comfyui = os.environ.get("COMFYUI_PATH", "")

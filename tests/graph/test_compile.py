@@ -1,0 +1,74 @@
+"""TorchCompileModel on Ovi: one graph without breaks, made once for all steps and for all runs of one size."""
+
+import comfy.sample
+import pytest
+import torch
+import torch._dynamo
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.nested_tensor import NestedTensor
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfyui_ovi.ovi_model import guidance
+from goldens import relative_error, small_configs, small_patcher
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+SHAPES = (1, 48, 3, 4, 6), (1, 20, 16)
+
+
+def sample(patcher, seed, steps=4, cfg=4.0, mask=None):
+    draw = torch.Generator().manual_seed(seed)
+    prompts = [[[torch.randn(1, 16, small_configs()[0].text_dim, generator=draw), {}]] for _ in range(2)]
+    noise = NestedTensor([torch.randn(shape, generator=draw) for shape in SHAPES])
+    empty = NestedTensor([torch.zeros(shape) for shape in SHAPES])
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            patcher, noise, steps, cfg, "euler", "simple", *prompts, empty, noise_mask=mask, seed=seed
+        ).unbind()
+
+
+def on_card(patcher):
+    """With the attention of a card; core's for processors asks the system for free memory in the middle of a graph."""
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = (
+        lambda _original, *args, **kwargs: attention_pytorch(*args, **kwargs)
+    )
+    return patcher
+
+
+@pytest.fixture
+def compiled():
+    """Compile a MODEL as the stock node does, and count its graphs."""
+    torch._dynamo.reset()
+    counters.clear()
+
+    def compile_it(patcher):
+        backend = CompileCounterWithBackend("eager")
+        set_torch_compile_wrapper(patcher, backend=backend)
+        return backend
+
+    yield compile_it
+    torch._dynamo.reset()
+
+
+def first_frame_held():
+    video, audio = (torch.ones(shape) for shape in SHAPES)
+    video[:, :, 0] = 0
+    return NestedTensor([video, audio])
+
+
+@pytest.mark.parametrize("mask", [None, first_frame_held()], ids=["text", "image"])
+def test_one_graph_serves_all_steps_and_runs(compiled, mask):
+    patcher = guidance.guide(on_card(small_patcher()), 3.0, 1, 0.0, 1.0)
+    plain = [sample(patcher, seed, mask=mask) for seed in (0, 1)]
+    backend = compiled(patcher)
+    for seed, expected in enumerate(plain):
+        for stream, other in zip(sample(patcher, seed, mask=mask), expected, strict=True):
+            assert relative_error(stream, other) < 1e-5
+        assert (backend.frame_count, dict(counters["graph_break"])) == (1, {})
+
+
+def test_a_skipped_layer_that_ends_in_between_makes_one_more(compiled):
+    patcher = guidance.guide(on_card(small_patcher()), 3.0, 1, 0.0, 0.6)
+    backend = compiled(patcher)
+    for seed in (0, 1):
+        sample(patcher, seed)
+        assert (backend.frame_count, dict(counters["graph_break"])) == (2, {})

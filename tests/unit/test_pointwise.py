@@ -1,0 +1,149 @@
+"""What lies between matrix products: each way to compute it gives the same, and overwrites only where it may."""
+
+import comfy.quant_ops
+import pytest
+import torch
+from comfy.ldm.flux.math import apply_rope1
+from comfyui_ovi.ovi_model import blocks, pointwise, rope
+from comfyui_ovi.ovi_model.config import VideoTowerConfig
+from goldens import load, relative_error, small_model
+from torch.nn import functional
+
+ROTATIONS = rope.video_rotations(3, 2, 4, 16, "cpu")
+KERNELS = getattr(comfy.quant_ops, "ck", None)
+with_kernels = pytest.mark.skipif(not hasattr(KERNELS, "adaln"), reason="this core has no such kernels")
+
+
+def draw(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)])
+def test_modulated_norm_equals_its_equation(dtype, most, rows):
+    x, shift, scale = draw(2, 6, 8, dtype=dtype), draw(2, rows, 8, seed=1), draw(2, rows, 8, seed=2)
+    shift_by_token, scale_by_token = (x.repeat_interleave(6 // rows, 1) for x in (shift, scale))
+    expected = functional.layer_norm(x.float(), (8,), eps=0.1) * (1 + scale_by_token) + shift_by_token
+    with torch.no_grad():
+        plain = pointwise.modulated_norm(x, shift, scale, 0.1)
+        precise = pointwise.modulated_norm(x, shift, scale, 0.1, torch.float32)
+    assert (plain.dtype, precise.dtype) == (dtype, torch.float32)
+    assert relative_error(plain, expected) < most
+    assert relative_error(precise, expected) < most
+    assert torch.equal(pointwise.modulated_norm(x, shift, scale, 0.1), plain)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_gated_update_is_added_in_one_rounding(rows):
+    x, update, gate = draw(2, 6, 8, dtype=torch.bfloat16), draw(2, 6, 8, seed=1).bfloat16(), draw(2, rows, 8, seed=2)
+    expected = (x.float() + update.float() * gate.repeat_interleave(6 // rows, 1)).bfloat16()
+    with torch.no_grad():
+        assert torch.equal(pointwise.add_gated(x.clone(), update, gate), expected)
+    assert torch.equal(pointwise.add_gated(x, update, gate), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: pointwise.add(x, draw(2, 24, 32, seed=1)),
+        lambda x: pointwise.add_gated(x, draw(2, 24, 32, seed=1), draw(2, 3, 32, seed=2)),
+        pointwise.gelu,
+        lambda x: pointwise.rotate(x, ROTATIONS, 2),
+    ],
+    ids=["add", "add_gated", "gelu", "rotate"],
+)
+def test_overwritten_or_not_the_result_is_the_same(change):
+    x = draw(2, 24, 32)
+    kept = x.clone()
+    apart = change(x)
+    assert torch.equal(x, kept)
+    with torch.no_grad():
+        result = change(x)
+    assert result.data_ptr() == x.data_ptr()
+    assert torch.allclose(result, apart, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3), (torch.float16, 4e-4)])
+@pytest.mark.parametrize("grad", [True, False])
+def test_rotations_equal_core_s(dtype, most, grad):
+    x = draw(2, 24, 32, dtype=dtype)
+    expected = apply_rope1(x.float().unflatten(2, (2, -1)), ROTATIONS).flatten(2)
+    with torch.set_grad_enabled(grad):
+        turned = pointwise.rotate(x.clone(), ROTATIONS, 2)
+    assert turned.dtype == dtype
+    assert relative_error(turned, expected) < most
+
+
+def test_gradients_flow():
+    x, update, gate = (draw(1, 24, 32, seed=i).requires_grad_() for i in range(3))
+    rows = draw(1, 3, 32, seed=3)
+    y = pointwise.modulated_norm(pointwise.add_gated(x, update, gate[:, :3]), rows, rows, 1e-6)
+    pointwise.rotate(pointwise.gelu(pointwise.add(y, update)), ROTATIONS, 2).square().sum().backward()
+    assert all(tensor.grad.abs().sum() > 0 for tensor in (x, update, gate))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", [5, 12, 13])
+def test_parts_cover_every_token_once_in_views(size, batch, rows):
+    x, row = torch.zeros(batch, 24, 8), torch.zeros(batch, rows, 8)
+    for part, *own in blocks.parts(x, (row, row, row), size):
+        assert part.shape[1] <= max(size, 24 // rows) and part.is_contiguous()
+        assert {tensor.shape[:2] for tensor in own} == {(1, 1 if rows == 1 else part.shape[1] * rows // 24)}
+        part.add_(1)
+    assert torch.equal(x, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("tokens", [5, 6, 24, 47])
+def test_the_ffn_in_parts_equals_the_whole(tokens, rows, monkeypatch):
+    block = blocks.Block(VideoTowerConfig(8, 16, 1, 48, 48, 8, 8, 1), {"dtype": None, "device": None}, torch.nn)
+    x = draw(2, 24, 8)
+    shifts = tuple(draw(2, rows, 8, seed=i) for i in (1, 2, 3))
+    with torch.no_grad():
+        whole = block.feed_forward(x.clone(), shifts)
+        monkeypatch.setattr(blocks, "FFN_TOKENS", tokens)
+        parts = block.feed_forward(x, shifts)
+    assert torch.allclose(whole, parts, atol=1e-6)
+    assert parts.data_ptr() == x.data_ptr()
+
+
+@with_kernels
+def test_core_s_kernels_are_taken_only_where_they_are_compiled():
+    class Library:
+        adaln, apply_rope1 = "adaln", "apply_rope1"
+
+        def __init__(self, available, disabled):
+            self.backend = {"available": available, "disabled": disabled, "capabilities": ["adaln", "apply_rope1"]}
+
+        def list_backends(self):
+            return {"eager": {"available": True, "disabled": False, "capabilities": ["adaln"]}, "cuda": self.backend}
+
+    assert set(KERNELS.list_backends()["eager"]) >= {"available", "disabled", "capabilities"}
+    assert pointwise.compiled_kernel("adaln", library=Library(True, False)) == "adaln"
+    assert pointwise.compiled_kernel("apply_rope1_", "apply_rope1", library=Library(True, False)) == "apply_rope1"
+    assert pointwise.compiled_kernel("adaln", library=Library(True, True)) is None
+    assert pointwise.compiled_kernel("adaln", library=Library(False, False)) is None
+    assert pointwise.compiled_kernel("adaln", library=None) is None
+
+
+@with_kernels
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 5e-6), (torch.bfloat16, None)])
+@pytest.mark.parametrize("case", ["t2av", "i2av"])
+def test_a_forward_through_core_s_kernels_equals_the_reference(case, dtype, most, monkeypatch):
+    """As on a card, with what the library computes where nothing is compiled: the call and its layout are the same."""
+    monkeypatch.setattr(pointwise, "FUSED_NORM", KERNELS.adaln)
+    monkeypatch.setattr(pointwise, "FUSED_ROTATION", KERNELS.apply_rope1_)
+    monkeypatch.setattr(pointwise, "on_card", lambda _: True)
+    tensors, _ = load(f"fusion_t32_{case}")
+    time = tensors["t"]
+    if case == "i2av":
+        time = [torch.cat([0 * time, time.expand(tensors["video"].shape[1] - 1)])[None], time]
+    given = [tensors[name][None].to(dtype) for name in ("video", "audio", "vid_context", "audio_context")]
+    with torch.inference_mode():
+        video, audio = small_model(dtype)([given[0], given[1].mT], time, given[2], given[3])
+    reference = {} if most else load(f"fusion_t32_{case}_bf16")[0]
+    for name, velocity in (("pred_video", video[0]), ("pred_audio", audio[0].mT)):
+        expected = tensors[name]
+        bound = most or relative_error(reference[name], expected)
+        assert relative_error(velocity.float(), expected) <= bound, name
