@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from clips import Clip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "tools"))
@@ -24,8 +25,6 @@ from find_comfyui import import_comfy, import_ovi_model  # noqa: E402
 
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
 GIB = 2**30
-SIZES = {"dim": 3072, "ffn_dim": 14336, "text_dim": 4096, "freq_dim": 256, "num_heads": 24}
-LAYERS = 30
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,10 @@ class Case:
     weights: torch.dtype | None = None
     by_frame: bool = False
     skip: bool = False
+
+    @property
+    def clip(self) -> Clip:
+        return Clip(self.width, self.height, 24 * self.seconds + 1)
 
     @property
     def name(self) -> str:
@@ -66,34 +69,13 @@ COUNTED = [
 MEASURED = [("bfloat16", BF16, None), ("float8_e4m3fn", FP8, None), ("float8_e4m3fn, 4 GiB on the card", FP8, 4 * GIB)]
 
 
-def towers(layers: int) -> tuple:
-    """The configs of both towers as released, with this many blocks."""
-    from ovi_model.config import AudioTowerConfig, VideoTowerConfig
-
-    sizes = {**SIZES, "num_layers": layers}
-    return VideoTowerConfig(**sizes, in_dim=48, out_dim=48), AudioTowerConfig(**sizes, in_dim=20, out_dim=20)
-
-
-def latent_shapes(case: Case) -> list[tuple[int, ...]]:
-    """Shapes of the latents of a case, the video's first."""
-    from ovi_model.geometry import audio_steps, video_cells
-
-    cells = video_cells(24 * case.seconds + 1)
-    video = (case.batch, 48, cells, case.height // 16, case.width // 16)
-    return [video, (case.batch, 20, audio_steps(cells))]
-
-
-def tokens(case: Case) -> int:
-    """Tokens of the picture."""
-    return torch.Size(latent_shapes(case)[0][2:]).numel() // 4
-
-
 def estimate(case: Case) -> float:
     """What the family tells ComfyUI of a case on a card with fused attention."""
-    from ovi_model.memory import memory_required
+    from ovi_model.memory import Fused, memory_required
 
-    numbers = sum(torch.Size(shape[1:]).numel() for shape in latent_shapes(case))
-    return memory_required(*towers(1), (case.batch, 1, numbers), case.dtype, fused_attention=True)
+    numbers = sum(torch.Size(shape[1:]).numel() for shape in case.clip.shapes())
+    dtypes = case.dtype, case.weights or case.dtype
+    return memory_required(*case.clip.towers(), (case.batch, 1, numbers), dtypes, Fused(attention=True, norm=True))
 
 
 def count(case: Case) -> int:
@@ -103,9 +85,11 @@ def count(case: Case) -> int:
     from ovi_model.model import OviModel
 
     operations = comfy.ops.manual_cast if case.weights else comfy.ops.disable_weight_init
-    model = OviModel(*towers(4), operations=operations, dtype=case.weights or case.dtype, device="meta")
+    model = OviModel(*case.clip.towers(4), operations=operations, dtype=case.weights or case.dtype, device="meta")
     options = {"ovi_skip_layer": 2, "cond_or_uncond": [1, 0]} if case.skip else {}
-    return forward_peak(model.requires_grad_(False), latent_shapes(case), case.dtype, by_frame=case.by_frame, **options)
+    return forward_peak(
+        model.requires_grad_(False), case.clip.shapes(case.batch), case.dtype, by_frame=case.by_frame, **options
+    )
 
 
 def make_patcher(configs: tuple, weights: torch.dtype, device: torch.device, weights_there: bool):
@@ -143,12 +127,12 @@ def run_forward(patcher, shapes: list[tuple[int, ...]], budget: int | None) -> l
 def measure(weights: torch.dtype, budget: int | None) -> tuple[float, float, float]:
     """Peak of everything and of what is not weights, in bytes, and seconds of a forward, at 704 x 704 and 5 s."""
     device = torch.device("cuda")
-    patcher = make_patcher(towers(LAYERS), weights, device, weights_there=budget is None)
-    shapes = latent_shapes(Case(704, 704, 5))
-    run_forward(patcher, shapes, budget)
+    clip = Case(704, 704, 5).clip
+    patcher = make_patcher(clip.towers(), weights, device, weights_there=budget is None)
+    run_forward(patcher, clip.shapes(), budget)
     resting = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    seconds = statistics.median(run_forward(patcher, shapes, budget))
+    seconds = statistics.median(run_forward(patcher, clip.shapes(), budget))
     peak = torch.cuda.max_memory_allocated(device)
     del patcher
     gc.collect()
@@ -162,7 +146,7 @@ def print_counted() -> None:
     print("|---|---|---|---|---|---|---|")
     for case in COUNTED:
         counted, estimated = count(case) / GIB, estimate(case) / GIB
-        print(f"| {case.name} | {tokens(case)} | {counted:.3f} | {estimated:.3f} | {estimated / counted:.2f} |")
+        print(f"| {case.name} | {case.clip.tokens} | {counted:.3f} | {estimated:.3f} | {estimated / counted:.2f} |")
 
 
 def print_measured() -> None:

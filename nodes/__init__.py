@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .attention import OviAttention
 from .decode import OviDecode
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
 from .load import OviAudioVAELoader, OviLoraLoader, OviModelLoader, OviTextEncoderLoader
@@ -17,6 +18,7 @@ NODES = [
     OviTextEncode,
     OviImageSize,
     OviLatent,
+    OviAttention,
     OviGuidance,
     OviScheduler,
     OviSamplerUniPC,

@@ -11,6 +11,10 @@ class OviGuidance(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        def point(name: str, default: float, what: str, optional: bool = False) -> io.Float.Input:
+            how = f"Point of the schedule, 0 to 1, {what}."
+            return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, optional=optional, tooltip=how)
+
         return io.Schema(
             node_id="OviGuidance",
             display_name="Ovi Guidance",
@@ -36,32 +40,31 @@ class OviGuidance(io.ComfyNode):
                     tooltip="Block left out when the negative prompt is predicted (skip-layer guidance), 1 to 29 for "
                     "the released models. -1 or 0: off, as in the reference.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Point of the schedule from which the layer is skipped, 0 to 1.",
+                point("start_percent", 0.0, "from which the layer is skipped"),
+                point("end_percent", 1.0, "to which the layer is skipped"),
+                # Optional, since API-format workflows from before lack them.
+                point(
+                    "cfg_start_percent", 0.0, "from which there is guidance; a step before it costs half", optional=True
                 ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Point of the schedule to which the layer is skipped, 0 to 1.",
-                ),
+                point("cfg_end_percent", 1.0, "to which there is guidance; a step after it costs half", optional=True),
             ],
             outputs=[io.Model.Output("guided_model", display_name="model")],
         )
 
     @classmethod
     def execute(
-        cls, model, audio_cfg: float, skip_layer: int, start_percent: float, end_percent: float
+        cls,
+        model,
+        audio_cfg: float,
+        skip_layer: int,
+        start_percent: float,
+        end_percent: float,
+        cfg_start_percent: float = 0.0,
+        cfg_end_percent: float = 1.0,
     ) -> io.NodeOutput:
         """Return a patched copy of the model."""
-        return io.NodeOutput(guidance.guide(model, audio_cfg, skip_layer, start_percent, end_percent))
+        cfg_range = (cfg_start_percent, cfg_end_percent)
+        return io.NodeOutput(guidance.guide(model, audio_cfg, skip_layer, start_percent, end_percent, cfg_range))
 
 
 class OviScheduler(io.ComfyNode):

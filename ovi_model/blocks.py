@@ -15,7 +15,7 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from .config import TowerConfig
-from .pointwise import add, add_gated, by_row, gelu, modulated_norm, overwrites, rotate
+from .pointwise import add, add_gated, by_row, gelu, modulated_norm, overwrites, rms_norm, rotate
 
 
 class SelfAttention(nn.Module):
@@ -29,8 +29,8 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor, rope: Tensor) -> Projections:
         """x [B, L, D], rope [1, L, 1, d / 2, 2, 2] -> query, key, value, each [B, L, D]."""
-        query = rotate(self.norm_q(self.q(x)), rope, self.num_heads)
-        key = rotate(self.norm_k(self.k(x)), rope, self.num_heads)
+        query = rotate(rms_norm(self.norm_q, self.q(x)), rope, self.num_heads)
+        key = rotate(rms_norm(self.norm_k, self.k(x)), rope, self.num_heads)
         return query, key, self.v(x)
 
 
@@ -48,8 +48,8 @@ class FusionCrossAttention(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor, rope: Tensor, other: Other | None, transformer_options: dict) -> Tensor:
         """x [B, L, D] normalised, text [B, T, D], rope of x, the second tower or None when alone -> [B, L, D]."""
-        query = self.norm_q(self.q(x))
-        read = attend((query, self.norm_k(self.k(text)), self.v(text)), self.num_heads, transformer_options)
+        query = rms_norm(self.norm_q, self.q(x))
+        read = attend((query, rms_norm(self.norm_k, self.k(text)), self.v(text)), self.num_heads, transformer_options)
         if other is not None:
             query = rotate(query, rope, self.num_heads)
             read = add(read, attend((query, *self.project_other(*other)), self.num_heads, transformer_options))
@@ -58,7 +58,7 @@ class FusionCrossAttention(nn.Module):
     def project_other(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         """The other tower's hidden state [B, M, D] and its rope -> key and value [B, M, D]."""
         hidden = self.pre_attn_norm_fusion(hidden)
-        key = rotate(self.norm_k_fusion(self.k_fusion(hidden)), rope, self.num_heads)
+        key = rotate(rms_norm(self.norm_k_fusion, self.k_fusion(hidden)), rope, self.num_heads)
         return key, self.v_fusion(hidden)
 
 

@@ -88,10 +88,9 @@ class OviBase(comfy.model_base.BaseModel):
     def memory_required(self, input_shape, *_args, **_unused) -> float:
         model, core = self.diffusion_model, comfy.model_management
         attention = core.xformers_enabled() or core.pytorch_attention_flash_attention()
-        dtype = self.manual_cast_dtype or self.get_dtype()
-        needed = memory.memory_required(
-            model.config, model.audio_model.config, input_shape, dtype, attention, pointwise.FUSED_RMS_NORM
-        )
+        fused = memory.Fused(attention, pointwise.FUSED_RMS_NORM)
+        dtypes = self.manual_cast_dtype or self.get_dtype(), self.get_dtype()
+        needed = memory.memory_required(model.config, model.audio_model.config, input_shape, dtypes, fused)
         return needed * self.memory_usage_factor
 
     def map_context_window_to_modalities(self, primary_indices: list[int], latent_shapes, dim: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -17,34 +18,42 @@ MARGIN = 1.05
 SLICE = 512
 
 
+class Fused(NamedTuple):
+    """What is one kernel, and keeps nothing between its steps."""
+
+    attention: bool
+    norm: bool
+
+
 def memory_required(
     video: VideoTowerConfig,
     audio: AudioTowerConfig,
     shape: Sequence[int],
-    dtype: torch.dtype,
-    fused_attention: bool,
-    fused_norm: bool,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    fused: Fused,
 ) -> float:
     """Return the bytes a forward holds at its peak, besides weights and inputs; depth makes no difference.
 
     The peak lies in the FFN of a video block or, for many tokens, in its attention; for few tokens, at the start,
     where the largest weight may be copied to another device or precision.
-    shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L]. dtype: of the activations.
-    fused_attention, fused_norm: whether attention and RMSNorm are one kernel each.
+    shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L]. dtypes: of activations and weights.
     """
+    dtype, weights = dtypes
     batch, tokens = shape[0], _tokens(video, shape)
     hidden = batch * tokens * video.dim * dtype.itemsize
     inside = min(batch * tokens, FFN_TOKENS) * (video.dim + video.ffn_dim) * dtype.itemsize
+    ffn_weight = 0 if weights == dtype else video.dim * video.ffn_dim * dtype.itemsize
     weight = audio.patch_hidden * audio.dim * audio.patch_kernel * dtype.itemsize
-    # Of the size of the hidden state: itself, query, key, value and what was read. In the FFN: itself, and of the tokens
-    # that go through at once the modulated state and the wide one. At the end: itself, the velocity, and that packed.
+    # In attention: the hidden state, query, key, value and what was read. In the FFN: the state, and of the tokens that
+    # go through at once the modulated state and the wide one, and a weight's copy in their precision. At the end: the
+    # state, the velocity, and that packed.
     velocity = batch * tokens * video.out_dim * math.prod(video.patch_size) * torch.float32.itemsize
-    peaks = [5 * hidden, hidden + inside, hidden + 2 * velocity, weight]
-    if not fused_norm:
+    peaks = [5 * hidden, hidden + inside + ffn_weight, hidden + 2 * velocity, weight]
+    if not fused.norm:
         # The state, modulated, query, key; and of the key, in float32, a copy, its product with the norm, with the weight.
         copies = 2 if dtype == torch.float32 else 3
         peaks.append(4 * hidden + copies * batch * tokens * video.dim * torch.float32.itemsize)
-    if not fused_attention:
+    if not fused.attention:
         # The state; query, key, value, and these again by head; what was read. For one slice: scores and their softmax.
         scores = batch * video.num_heads * SLICE * tokens * dtype.itemsize
         peaks.append(8 * hidden + 2 * scores)

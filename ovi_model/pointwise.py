@@ -46,6 +46,20 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: t
     return _multiply_add(normed, 1 + scale, shift, dtype, out=normed).flatten(1, 2)
 
 
+def rms_norm(norm, x: Tensor) -> Tensor:
+    """One of core's RMSNorm layers on x [B, L, D], over x where it would else be taken apart, step by step."""
+    in_one = FUSED_RMS_NORM and x.device.type in ("cuda", "meta") or torch.compiler.is_compiling()
+    if in_one or not overwrites() or x.device.type not in PRECISE_DEVICES or not _is_plain(norm):
+        return norm(x)
+    square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+    return x.mul_(square.div_(x.shape[-1]).add_(norm.eps).rsqrt_()).mul_(norm.weight)
+
+
+def _is_plain(layer) -> bool:
+    """Whether the weight of one of core's layers is used as it is: not cast, moved or patched on its way."""
+    return not (layer.comfy_cast_weights or layer.weight_function)
+
+
 def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     """x + update * gate, over x; x and update [B, L, D], gate [B, T, D], each row for L / T tokens in a row."""
     steps = by_row(x, gate)
@@ -67,24 +81,19 @@ def rotate(x: Tensor, rotations: Tensor, num_heads: int) -> Tensor:
     if FUSED_ROTATION and on_card(x) and overwrites():
         return FUSED_ROTATION(x.unflatten(2, (num_heads, -1)), rotations).flatten(2)
     pairs = x.unflatten(2, (num_heads, -1, 2))
-    if torch.compiler.is_compiling() or not overwrites():
-        cosine, sine = rotations[..., 0, 0], rotations[..., 1, 0]
-        first, second = pairs.unbind(-1)
+    cosine, sine = rotations[..., 0, 0], rotations[..., 1, 0]
+    if torch.compiler.is_compiling() or not overwrites() or x.device.type not in PRECISE_DEVICES:
+        first, second = pairs.to(rotations.dtype).unbind(-1)
         turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
         return turned.to(x.dtype).flatten(2)
-    if x.dtype == rotations.dtype and x.device.type in PRECISE_DEVICES:
+    if x.dtype == rotations.dtype:
         torch.view_as_complex(pairs).mul_(torch.view_as_complex(rotations[..., 0].contiguous()))
         return x
-    return _rotated_by_parts(pairs, rotations).flatten(2)
-
-
-def _rotated_by_parts(pairs: Tensor, rotations: Tensor) -> Tensor:
-    """Rotations in a precision of their own, without a copy of pairs [B, L, heads, d / 2, 2] in it."""
-    cosine, sine = rotations[..., 0, :1], rotations[..., 1, 0]
-    turned = torch.mul(pairs, cosine, out=torch.empty_like(pairs))
+    # Without a copy in the precision of the rotations, which would have to be made, written and read again.
+    turned = torch.mul(pairs, cosine.unsqueeze(-1), out=torch.empty_like(pairs))
     turned[..., 0].addcmul_(pairs[..., 1], sine, value=-1)
     turned[..., 1].addcmul_(pairs[..., 0], sine)
-    return turned
+    return turned.flatten(2)
 
 
 def by_row(x: Tensor, rows: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from comfyui_ovi.ovi_model.model import OviModel
 from count_bytes import CountBytes, forward_peak
 from goldens import small_patcher
 
+FUSED = memory.Fused(attention=True, norm=True)
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
 # The towers as released, but for their depth, which tests change; and narrow ones, where small terms weigh.
 RELEASED = {"dim": 3072, "ffn_dim": 14336, "num_layers": 2, "text_dim": 4096, "freq_dim": 256, "num_heads": 24}
@@ -40,7 +41,7 @@ def ratio(size, sizes=RELEASED, dtype=BF16, patch_hidden=8192, **options):
     """The estimate over what is counted."""
     configs = towers(sizes, patch_hidden)
     shapes, pack = latents(*size)
-    estimate = memory.memory_required(*configs, pack, dtype, fused_attention=True, fused_norm=True)
+    estimate = memory.memory_required(*configs, pack, (dtype, dtype), FUSED)
     return estimate / forward_peak(on_meta(*configs, dtype), shapes, dtype, **options)
 
 
@@ -70,7 +71,7 @@ def test_norms_that_are_taken_apart_are_counted(dtype):
     """Torch before 2.9 computes them in float32, product by product."""
     configs = towers(RELEASED)
     shapes, pack = latents(960, 960, 121)
-    estimate = memory.memory_required(*configs, pack, dtype, fused_attention=True, fused_norm=False)
+    estimate = memory.memory_required(*configs, pack, (dtype, dtype), memory.Fused(True, False))
     assert 1 <= estimate / forward_peak(on_meta(*configs, dtype), shapes, dtype, fuse_norm=False) < 1.1
 
 
@@ -97,11 +98,11 @@ def test_what_is_small_in_the_released_model_is_counted(sizes, size):
     assert 1 <= ratio(size, sizes, patch_hidden=8) < 1.1
 
 
-@pytest.mark.parametrize("size", [(512, 512, 49), (256, 256, 25)])
+@pytest.mark.parametrize("size", [(704, 704, 121), (512, 512, 49), (256, 256, 25)])
 def test_eight_bit_weights_are_cast_one_at_a_time(size):
     """Few tokens take less than the copy of the largest weight."""
     shapes, pack = latents(*size)
-    estimate = memory.memory_required(*towers(RELEASED), pack, BF16, fused_attention=True, fused_norm=True)
+    estimate = memory.memory_required(*towers(RELEASED), pack, (BF16, FP8), FUSED)
     model = on_meta(*towers(RELEASED), FP8, comfy.ops.manual_cast)
     assert 1 <= estimate / forward_peak(model, shapes, BF16) < 1.1
 
@@ -115,9 +116,7 @@ def test_attention_in_slices_is_counted_slice_by_slice(size, batch, most, monkey
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: (4 * scores, 4 * scores))
     kernel = {"optimized_attention_override": lambda _original, *args, **kwargs: attention_sub_quad(*args, **kwargs)}
     peak = forward_peak(on_meta(*towers(RELEASED)), shapes, BF16, fuse_attention=False, **kernel)
-    assert (
-        1 <= memory.memory_required(*towers(RELEASED), pack, BF16, fused_attention=False, fused_norm=True) / peak < most
-    )
+    assert 1 <= memory.memory_required(*towers(RELEASED), pack, (BF16, BF16), memory.Fused(False, True)) / peak < most
 
 
 @pytest.mark.parametrize(
@@ -126,8 +125,8 @@ def test_attention_in_slices_is_counted_slice_by_slice(size, batch, most, monkey
 def test_every_form_of_latent_counts_by_its_tokens(shape, tokens):
     video, audio = towers(NARROW, patch_hidden=8)
     same = (1, 48, tokens, 2, 2)
-    assert memory.memory_required(video, audio, shape, BF16, True, True) == memory.memory_required(
-        video, audio, same, BF16, True, True
+    assert memory.memory_required(video, audio, shape, (BF16, BF16), FUSED) == memory.memory_required(
+        video, audio, same, (BF16, BF16), FUSED
     )
 
 
@@ -139,12 +138,11 @@ def test_core_asks_with_its_attention_and_precision(fused, dtype, factor, monkey
     base.memory_usage_factor *= factor
     configs = base.diffusion_model.config, base.diffusion_model.audio_model.config
     shape = (2, 1, 48 * 4000)
-    expected = factor * memory.memory_required(*configs, shape, dtype, fused, pointwise.FUSED_RMS_NORM)
+    kernels = memory.Fused(fused, pointwise.FUSED_RMS_NORM)
+    expected = factor * memory.memory_required(*configs, shape, (dtype, dtype), kernels)
     assert base.memory_required(shape, cond_shapes={"c_crossattn": [(1, 512, 4096)]}) == expected
     base.manual_cast_dtype = FP16
-    assert base.memory_required(shape) == factor * memory.memory_required(
-        *configs, shape, FP16, fused, pointwise.FUSED_RMS_NORM
-    )
+    assert base.memory_required(shape) == factor * memory.memory_required(*configs, shape, (FP16, dtype), kernels)
 
 
 def test_the_counter_follows_what_lives_and_forgets_what_dies():

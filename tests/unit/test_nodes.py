@@ -33,8 +33,17 @@ CONTRACT = {
         {"width": 960, "height": 960, "length": 121, "batch_size": 1, "vae": None, "start_image": None},
         ["LATENT"],
     ),
+    "OviAttention": ({"model": None, "kernel": "auto"}, ["MODEL", "STRING"]),
     "OviGuidance": (
-        {"model": None, "audio_cfg": 3.0, "skip_layer": 11, "start_percent": 0.0, "end_percent": 1.0},
+        {
+            "model": None,
+            "audio_cfg": 3.0,
+            "skip_layer": 11,
+            "start_percent": 0.0,
+            "end_percent": 1.0,
+            "cfg_start_percent": 0.0,
+            "cfg_end_percent": 1.0,
+        },
         ["MODEL"],
     ),
     "OviScheduler": ({"steps": 50, "shift": 5.0, "denoise": 1.0}, ["SIGMAS"]),
@@ -58,10 +67,18 @@ CHOICES = {
     ("OviModelLoader", "weight_dtype"): ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"],
     ("OviTextEncode", "sound_tag"): ["Audio:", "<AUDCAP>", "as written"],
     ("OviImageSize", "model_area"): ["720x720", "960x960"],
+    ("OviAttention", "kernel"): ["auto", "pytorch", "flash-attn", "sage", "xformers"],
     ("OviDecode", "tiling"): ["auto", "on", "off"],
     ("OviSaveVideo", "format"): ["mp4", "webm", "mov"],
 }
-OPTIONAL = {("OviLatent", "vae"), ("OviLatent", "start_image"), ("OviSaveVideo", "audio")}
+# Inputs that were added to a node must be optional, or API-format workflows from before would be refused.
+OPTIONAL = {
+    ("OviLatent", "vae"),
+    ("OviLatent", "start_image"),
+    ("OviGuidance", "cfg_start_percent"),
+    ("OviGuidance", "cfg_end_percent"),
+    ("OviSaveVideo", "audio"),
+}
 # Ids of other extensions' nodes.
 TAKEN = {
     "OviEngineLoader",
@@ -79,6 +96,8 @@ UNITS = {
     "model_area": "pixels",
     "start_percent": "0 to 1",
     "end_percent": "0 to 1",
+    "cfg_start_percent": "0 to 1",
+    "cfg_end_percent": "0 to 1",
     "strength_video": "-100 to 100",
     "strength_audio": "-100 to 100",
     "strength_fusion": "-100 to 100",

@@ -1,0 +1,236 @@
+"""Times a forward of the model against its floor and, where a checkout is given, against the reference.
+
+Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--clip NAME] [--dtype fp32|bf16|fp8] [--layers N]
+           [--batch N] [--compile] [--repeats N]
+
+Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. The floor does the same matrix
+products and attention, from the same weights, and nothing else. All of them attend with PyTorch's attention as core
+calls it, on a CUDA card where there is one. They run in turn, so that what else the machine does hits them alike: a
+ratio is the median of the ratios within a turn. Weights are random; the reference gets the same, and the outputs must
+agree. At full size all blocks need 22 GiB in bfloat16; --layers cuts the depth. Peak memory is of a card alone, and
+without what lies there at rest, such as weights, inputs and the floor's buffers.
+"""
+
+import argparse
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from clips import CLIPS
+from floor import record_floor
+from torch import Tensor, nn
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPOSITORY / "tools"))
+
+import reference  # noqa: E402
+from find_comfyui import import_comfy, import_ovi_model  # noqa: E402
+
+GIB = 2**30
+# Precision of the activations, and of the weights where it is another.
+PRECISIONS = {
+    "fp32": (torch.float32, None),
+    "bf16": (torch.bfloat16, None),
+    "fp8": (torch.bfloat16, torch.float8_e4m3fn),
+}
+# How far the reference's output may be from ours, as a share of its size.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+TIME = 500.0
+
+
+@dataclass
+class Contender:
+    """Something timed: seconds of each of its turns, and the most memory of a card the last took, in bytes."""
+
+    name: str
+    run: Callable[[], object]
+    seconds: list[float] = field(default_factory=list)
+    peak: int = 0
+
+    def take_turn(self, device: torch.device) -> None:
+        resting = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            resting = torch.cuda.memory_allocated(device)
+        wait(device)
+        start = time.perf_counter()
+        self.run()
+        wait(device)
+        self.seconds.append(time.perf_counter() - start)
+        if device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(device) - resting
+
+
+def wait(device: torch.device) -> None:
+    """Let a card finish what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def make_model(towers: tuple, dtype: torch.dtype, weights: torch.dtype | None, device: torch.device) -> nn.Module:
+    """Return an OviModel of random weights, made on the device."""
+    import comfy.ops
+
+    from ovi_model.model import OviModel
+
+    operations = comfy.ops.manual_cast if weights else comfy.ops.disable_weight_init
+    model = OviModel(*towers, operations=operations, dtype=weights or dtype, device="meta")
+    model.requires_grad_(False).eval().to_empty(device=device)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(random_weight(name, parameter.shape, device))
+    return model
+
+
+def random_weight(name: str, shape: torch.Size, device: torch.device) -> Tensor:
+    """Numbers that keep the size of what passes through: matrices by their inputs, norms near one, all else small."""
+    numbers = torch.randn(shape, device=device)
+    if len(shape) > 1 and "modulation" not in name:
+        return numbers / shape[1:].numel() ** 0.5
+    return numbers / 10 + ("norm" in name and name.endswith("weight"))
+
+
+def make_inputs(model: nn.Module, shapes: list, dtype: torch.dtype, device: torch.device) -> tuple:
+    """Return latents, time and text, the same at every run."""
+    torch.manual_seed(1)
+    batch = shapes[0][0]
+    latents = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
+    text = torch.randn(batch, model.config.text_length, model.config.text_dim, device=device).to(dtype)
+    return latents, torch.full((batch,), TIME, device=device), text
+
+
+def make_reference(checkout: Path, towers: tuple, model: nn.Module) -> nn.Module:
+    """Return the reference on the weights of our model, which both then use."""
+    from ovi_model.checkpoint import convert_key
+
+    theirs = reference.build(reference.load(checkout, next(model.parameters()).dtype), *towers)
+    ours = model.state_dict()
+    theirs.load_state_dict({key: ours[convert_key(key)] for key in theirs.state_dict()}, assign=True)
+    theirs.set_rope_params()
+    return theirs.requires_grad_(False)
+
+
+def check_outputs(ours: list[Tensor], theirs: tuple, dtype: torch.dtype) -> list[float]:
+    """Return how far our picture and sound are from the reference's, each as a share of its size.
+
+    Raises SystemExit when it is more than rounding.
+    """
+    pictures, sounds = (torch.stack(parts) for parts in theirs)
+    errors = []
+    for mine, other in zip(ours, (pictures, sounds.transpose(1, 2)), strict=True):
+        errors.append(((mine.double() - other.double()).norm() / other.double().norm()).item())
+        if not errors[-1] <= TOLERANCES[dtype]:
+            raise SystemExit(
+                f"Our output differs from the reference's by {errors[-1]:.1e} of its size, more than "
+                f"{TOLERANCES[dtype]:.0e}: the two do not compute the same, so no time was compared."
+            )
+    return errors
+
+
+def contenders(options: argparse.Namespace, device: torch.device) -> list[Contender]:
+    """Return what is to be timed, ours first, then the floor; prints how far ours is from the reference."""
+    clip = CLIPS[options.clip]
+    dtype, weights = PRECISIONS[options.dtype]
+    towers = clip.towers(options.layers)
+    model = make_model(towers, dtype, weights, device)
+    latents, times, text = make_inputs(model, clip.shapes(options.batch), dtype, device)
+
+    def forward(transformer_options: dict, model: Callable = model) -> list[Tensor]:
+        return model(latents, times, text, text, transformer_options=transformer_options)
+
+    floor = record_floor(model, forward)
+    found = [Contender("ours", lambda: forward({})), Contender("floor", floor)]
+    if options.compile:
+        compiled = torch.compile(model, backend="inductor")
+        found.insert(1, Contender("ours, compiled", lambda: forward({}, compiled)))
+    if options.reference:
+        theirs = make_reference(options.reference, towers, model)
+        found.append(Contender("reference", lambda: reference.run(theirs, latents, times, text)))
+        for ours in found[:-2]:
+            errors = check_outputs(ours.run(), found[-1].run(), dtype)
+            print(f"{ours.name} differs from the reference by {errors[0]:.1e} (picture), {errors[1]:.1e} (sound)")
+    return found
+
+
+def ratio(one: Contender, other: Contender | None) -> str:
+    """The median of the ratios within a turn."""
+    if other is None:
+        return "not measured"
+    return f"{statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True)):.3f}"
+
+
+def print_table(timed: list[Contender], device: torch.device) -> None:
+    """Print seconds, ratios and peak memory of all."""
+    named = {contender.name: contender for contender in timed}
+    print("\n| | seconds | ratio to the floor | ratio to the reference | peak GiB besides weights |")
+    print("|---|---|---|---|---|")
+    for contender in timed:
+        peak = f"{contender.peak / GIB:.2f}" if device.type == "cuda" else "not measured"
+        ratios = f"{ratio(contender, named['floor'])} | {ratio(contender, named.get('reference'))}"
+        print(f"| {contender.name} | {statistics.median(contender.seconds):.3f} | {ratios} | {peak} |")
+
+
+def machine(device: torch.device) -> str:
+    """What everything ran on."""
+    import comfyui_version
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    cores = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
+    return f"{name}, {cores}, torch {torch.__version__}, ComfyUI {comfyui_version.__version__}"
+
+
+def processor() -> str:
+    """The CPU's name as the system knows it."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
+    parser.add_argument("--reference", type=Path, help="a checkout of character-ai/Ovi, to time it as well")
+    parser.add_argument("--clip", choices=CLIPS, default="small", help="which size")
+    parser.add_argument("--dtype", choices=PRECISIONS, default="fp32", help="precision; fp8: of the weights alone")
+    parser.add_argument("--layers", type=int, help="how many blocks, else all")
+    parser.add_argument("--batch", type=int, default=1, help="clips at once")
+    parser.add_argument("--compile", action="store_true", help="also our model compiled, by inductor")
+    parser.add_argument("--repeats", type=int, default=5, help="how many turns, after one to warm up")
+    options = parser.parse_args()
+    if options.reference and options.dtype == "fp8":
+        parser.error("the reference has no fp8 weights: leave --reference or --dtype fp8 out")
+    return options
+
+
+def main() -> None:
+    """Parse the command line, time all in turn, and print the table."""
+    options = parse()
+    import_comfy(options.comfyui)
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    args.use_pytorch_cross_attention = True
+    import_ovi_model()
+    device = torch.device("cpu" if args.cpu else "cuda")
+    with torch.inference_mode():
+        timed = contenders(options, device)
+        for _ in range(1 + options.repeats):
+            for contender in timed:
+                contender.take_turn(device)
+    for contender in timed:
+        del contender.seconds[0]
+    print(f"\n{options.clip}, batch {options.batch}, {options.dtype}, {options.layers or 'all'} blocks")
+    print(f"{machine(device)}\n{shlex.join(['python', *sys.argv])}")
+    print_table(timed, device)
+
+
+if __name__ == "__main__":
+    main()
