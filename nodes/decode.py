@@ -27,8 +27,8 @@ class OviDecode(io.ComfyNode):
                     "tiling",
                     options=list(TILINGS),
                     default="auto",
-                    tooltip="Decode the picture in overlapping tiles of 512 pixels: always (on), only if the whole "
-                    "picture cannot fit on the graphics card (auto), or not unless memory runs out (off).",
+                    tooltip="Decode the picture in overlapping tiles: as large as free memory allows, whole if it can "
+                    "be (auto); of at most 512 pixels (on); whole, smaller only if memory runs out (off).",
                 ),
             ],
             outputs=[

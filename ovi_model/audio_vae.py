@@ -15,12 +15,14 @@ from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 from .config import AUDIO_CHANNELS, SAMPLE_RATE
+from .vocoder import LONGEST, vocode
 from .weight_file import find_undefined, read_weights
 
 MEL_BINS = 80
 FFT_SIZE = 1024
 HOP_SIZE = 256
 HIGHEST_FREQUENCY = 8000
+MEL_FRAMES_PER_STEP = 2
 
 RIGHT_VAE = "v1-16.pth"
 RIGHT_VOCODER = "best_netG.pt"
@@ -240,14 +242,16 @@ def is_audio_vae(vae: comfy.sd.VAE) -> bool:
 def decode_16k(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
     """Return the sound [B, 1, 512 L] of latents [B, 20, L] at 16 kHz, as the vocoder makes it.
 
-    ComfyUI's own decode resamples the same sound to 44.1 kHz.
+    ComfyUI's own decode resamples the same sound to 44.1 kHz. The VAE's attention spans the clip, so it runs in one
+    piece, at 2.5 MiB a second; the vocoder, at 15 MiB a second, runs in several.
     """
-    memory = vae.memory_used_decode(latents[:1].shape, vae.vae_dtype)
+    steps = min(latents.shape[-1], LONGEST // MEL_FRAMES_PER_STEP)
+    memory = vae.memory_used_decode((1, AUDIO_CHANNELS, steps), vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory, force_full_load=vae.disable_offload)
     model = vae.first_stage_model
     clips = []
     for latent in latents.split(1):
         comfy.model_management.throw_exception_if_processing_interrupted()
         mel = model.vae.decode(latent.to(device=vae.device, dtype=vae.vae_dtype))
-        clips.append(model.vocoder(mel).float().to(vae.output_device))
+        clips.append(vocode(model.vocoder, mel, vae.output_device))
     return torch.cat(clips)

@@ -1,6 +1,5 @@
 """Latents back to frames and sound of one length."""
 
-import comfy.model_management
 import comfy.sd
 import torch
 from torch import Tensor
@@ -10,11 +9,10 @@ from .choice import choose
 from .config import SAMPLE_RATE, VIDEO_CHANNELS
 from .geometry import video_samples
 from .latents import streams
+from .video_decoder import decode_largest, decode_tiled, decode_whole
 
-# Cells of the video latent. Time is not cut: the Wan 2.2 VAE decodes frame by frame, so its memory hardly grows
-# with the length, and a cut would start its causal layers anew and show as a jump.
-TILE = 32
-OVERLAP = 8
+# How to make frames [B, F, H, W, 3] of a video latent [B, 48, F, H/16, W/16].
+TILINGS = {"auto": decode_largest, "on": decode_tiled, "off": decode_whole}
 
 
 def decode(
@@ -22,7 +20,7 @@ def decode(
 ) -> tuple[Tensor, dict[str, Tensor | int]]:
     """Return frames [B * F, H, W, 3] and sound {"waveform": [B, 1, samples], "sample_rate": 16000} of equal length.
 
-    tiling: "on", "off", or "auto" (tiles if the whole picture cannot fit on the device).
+    tiling: "on", "off", or "auto" (the largest tiles that fit on the device).
     Raises ValueError if the latent is not Ovi's pair of video and audio, or a VAE does not fit its half.
     """
     video, audio = _clips(latent)
@@ -70,29 +68,6 @@ def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:
             f"'vae' of Ovi Decode works on {vae.latent_channels} latent channels, Ovi's video has {VIDEO_CHANNELS}. "
             "Connect 'Load VAE' with wan2.2_vae.safetensors (wan_2.1_vae has 16)."
         )
-
-
-def _decode_tiled(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
-    return vae.decode_tiled(video, tile_x=TILE, tile_y=TILE, overlap=OVERLAP)
-
-
-def _decode_whole(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
-    """Core falls back to tiles when memory runs out."""
-    return vae.decode(video)
-
-
-def _decode_fitting(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
-    return _decode_whole(vae, video) if _fits(vae, video) else _decode_tiled(vae, video)
-
-
-# How to make frames [B, F, H, W, 3] of a video latent [B, 48, F, H/16, W/16].
-TILINGS = {"auto": _decode_fitting, "on": _decode_tiled, "off": _decode_whole}
-
-
-def _fits(vae: comfy.sd.VAE, video: Tensor) -> bool:
-    """Whether one whole clip and the VAE fit on the device once everything else has left it."""
-    needed = vae.memory_used_decode(video[:1].shape, vae.vae_dtype) + vae.model_size()
-    return needed < comfy.model_management.get_total_memory(vae.device)
 
 
 def fit_length(waveform: Tensor, samples: int) -> Tensor:
