@@ -17,7 +17,6 @@ picture its error is the larger one; --fast-sound makes such a model, and the ch
 
 import argparse
 import math
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from command_line import command, machine, positive
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -208,13 +208,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     for name in (*FILES, "vocoder"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help="a file of your own; random if left out")
-    parser.add_argument("--width", type=int, default=128, help="pixels")
-    parser.add_argument("--height", type=int, default=128, help="pixels")
-    parser.add_argument("--length", type=int, default=25, help="frames, 4n + 1")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--width", type=positive, default=128, help="pixels")
+    parser.add_argument("--height", type=positive, default=128, help="pixels")
+    parser.add_argument("--length", type=positive, default=25, help="frames, 4n + 1")
+    parser.add_argument("--steps", type=positive, default=50)
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4], help="reuse_threshold")
-    parser.add_argument("--dim", type=int, default=256, help="width of the random model, a multiple of 128")
-    parser.add_argument("--layers", type=int, default=12, help="blocks of the random model, 12 at least")
+    parser.add_argument("--dim", type=positive, default=256, help="width of the random model, a multiple of 128")
+    parser.add_argument("--layers", type=positive, default=12, help="blocks of the random model, 12 at least")
     parser.add_argument("--fast-sound", action="store_true", help="random sound that changes faster than the picture")
     options = parser.parse_args()
     given = [getattr(options, name) is not None for name in FILES]
@@ -236,8 +236,7 @@ def main() -> None:
         files = {name: getattr(options, name) for name in (*FILES, "vocoder")}
         if files["model"] is None:
             files = make_files(Path(folder), sizes, options.fast_sound)
-        device = "CPU" if args.cpu else torch.cuda.get_device_name()
-        print(f"{platform.platform()}, {device}, torch {torch.__version__}, {files['model'].name}")
+        print(f"{command()}\n\n{machine()}, {files['model'].name}")
         print_table(load(files, options.width, options.height, options.length, options.steps), options.thresholds)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from command_line import positive
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -180,9 +181,13 @@ def main() -> None:
     """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
-    parser.add_argument("--cells", type=int, default=32, help="side of the picture whose tiles are compared, 16 pixels")
-    parser.add_argument("--steps", type=int, default=2, help="its length, 4 frames each but the first")
-    parser.add_argument("--width", type=int, default=8, help="channels of the narrow decoder; the released has 256")
+    parser.add_argument(
+        "--cells", type=positive, default=32, help="side of the picture whose tiles are compared, 16 pixels"
+    )
+    parser.add_argument("--steps", type=positive, default=2, help="its length, 4 frames each but the first")
+    parser.add_argument(
+        "--width", type=positive, default=8, help="channels of the narrow decoder; the released has 256"
+    )
     arguments = parser.parse_args()
     import_comfy(arguments.comfyui)
     import_ovi_model()

@@ -19,8 +19,6 @@ import argparse
 import asyncio
 import copy
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -36,6 +34,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import torch
+from command_line import command, machine, positive
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "tools"))
@@ -248,12 +247,12 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="an API-format workflow with one Ovi Decode")
-    parser.add_argument("--runs", type=int, default=3, help="servers started, each for a cold and a warm run")
+    parser.add_argument("--runs", type=positive, default=3, help="servers started, each for a cold and a warm run")
     parser.add_argument("--models", type=Path, help="a ComfyUI models folder; small random files if left out")
     for name in FILES:
         parser.add_argument(f"--{name.replace('_', '-')}", help="name of a file in that folder")
     for name in NUMBERS:
-        parser.add_argument(f"--{name}", type=int, help="as in the workflow if left out")
+        parser.add_argument(f"--{name}", type=positive, help="as in the workflow if left out")
     parser.add_argument("--limit", type=float, default=7200, help="seconds after which a run has failed")
     options = parser.parse_args()
     options.comfyui = options.comfyui.resolve()
@@ -270,9 +269,7 @@ def main() -> int:
     except (DemoError, ServerError) as error:
         print(error, file=sys.stderr)
         return 1
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
-    print(f"{' '.join(sys.argv)}\n\n{platform.platform()}, {device}, Python {platform.python_version()}, ", end="")
-    print(f"torch {torch.__version__}, ComfyUI {version}; medians of {options.runs} runs\n")
+    print(f"{command()}\n\n{machine()}, ComfyUI {version}; medians of {options.runs} runs\n")
     print_table(columns)
     return 0
 

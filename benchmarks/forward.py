@@ -12,9 +12,6 @@ without what lies there at rest, such as weights, inputs and the floor's buffers
 """
 
 import argparse
-import os
-import platform
-import shlex
 import statistics
 import sys
 import time
@@ -24,6 +21,7 @@ from pathlib import Path
 
 import torch
 from clips import CLIPS
+from command_line import command, machine, positive
 from floor import record_floor
 from torch import Tensor, nn
 
@@ -177,22 +175,6 @@ def print_table(timed: list[Contender], device: torch.device) -> None:
         print(f"| {contender.name} | {statistics.median(contender.seconds):.3f} | {ratios} | {peak} |")
 
 
-def machine(device: torch.device) -> str:
-    """What everything ran on."""
-    import comfyui_version
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    cores = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
-    return f"{name}, {cores}, torch {torch.__version__}, ComfyUI {comfyui_version.__version__}"
-
-
-def processor() -> str:
-    """The CPU's name as the system knows it."""
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
-
-
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -200,10 +182,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reference", type=Path, help="a checkout of character-ai/Ovi, to time it as well")
     parser.add_argument("--clip", choices=CLIPS, default="small", help="which size")
     parser.add_argument("--dtype", choices=PRECISIONS, default="fp32", help="precision; fp8: of the weights alone")
-    parser.add_argument("--layers", type=int, help="how many blocks, else all")
-    parser.add_argument("--batch", type=int, default=1, help="clips at once")
+    parser.add_argument("--layers", type=positive, help="how many blocks, else all")
+    parser.add_argument("--batch", type=positive, default=1, help="clips at once")
     parser.add_argument("--compile", action="store_true", help="also our model compiled, by inductor")
-    parser.add_argument("--repeats", type=int, default=5, help="how many turns, after one to warm up")
+    parser.add_argument("--repeats", type=positive, default=5, help="how many turns, after one to warm up")
     options = parser.parse_args()
     if options.reference and options.dtype == "fp8":
         parser.error("the reference has no fp8 weights: leave --reference or --dtype fp8 out")
@@ -214,6 +196,7 @@ def main() -> None:
     """Parse the command line, time all in turn, and print the table."""
     options = parse()
     import_comfy(options.comfyui)
+    import comfyui_version
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
@@ -228,7 +211,7 @@ def main() -> None:
     for contender in timed:
         del contender.seconds[0]
     print(f"\n{options.clip}, batch {options.batch}, {options.dtype}, {options.layers or 'all'} blocks")
-    print(f"{machine(device)}\n{shlex.join(['python', *sys.argv])}")
+    print(f"{machine()}, ComfyUI {comfyui_version.__version__}\n{command()}")
     print_table(timed, device)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from clips import CLIPS, Clip
+from command_line import positive
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "tools"))
@@ -41,10 +42,10 @@ def use_kernels() -> None:
     from ovi_model import pointwise
 
     library = getattr(comfy.quant_ops, "ck", None)
-    if library is None:
-        raise SystemExit("This ComfyUI has no kernels of its own: leave --kernels out, or take a newer one (0.8.0 on).")
-    pointwise.FUSED_NORM = library.adaln
-    pointwise.FUSED_ROTATION = getattr(library, "apply_rope1_", library.apply_rope1)
+    for name in ("adaln", "apply_rope1"):
+        if not hasattr(library, name):
+            raise SystemExit(f"This ComfyUI has no kernel '{name}': leave --kernels out, or take a newer ComfyUI.")
+    pointwise.FUSED_NORM, pointwise.FUSED_ROTATION = library.adaln, library.apply_rope1
 
 
 def count_reference(checkout: Path, clip: Clip, batch: int) -> CountTraffic:
@@ -96,8 +97,10 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     parser.add_argument("--reference", type=Path, help="a checkout of character-ai/Ovi, to count it as well")
     parser.add_argument("--clip", nargs="+", choices=CLIPS, default=["960x960 5 s"], help="which clips")
-    parser.add_argument("--batch", type=int, default=1, help="clips at once")
-    parser.add_argument("--kernels", action="store_true", help="count with the kernels core 0.8.0 on has for a card")
+    parser.add_argument("--batch", type=positive, default=1, help="clips at once")
+    parser.add_argument(
+        "--kernels", action="store_true", help="count with the kernels that recent cores have for a card"
+    )
     options = parser.parse_args()
     import_comfy(options.comfyui)
     import_ovi_model()

@@ -15,7 +15,7 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from .config import TowerConfig
-from .pointwise import add, add_gated, by_row, gelu, modulated_norm, overwrites, rms_norm, rotate
+from .pointwise import add_gated, by_row, gelu, modulated_norm, overwrites, rms_norm, rotate
 
 
 class SelfAttention(nn.Module):
@@ -52,7 +52,10 @@ class FusionCrossAttention(nn.Module):
         read = attend((query, rms_norm(self.norm_k, self.k(text)), self.v(text)), self.num_heads, transformer_options)
         if other is not None:
             query = rotate(query, rope, self.num_heads)
-            read = add(read, attend((query, *self.project_other(*other)), self.num_heads, transformer_options))
+            also = attend((query, *self.project_other(*other)), self.num_heads, transformer_options)
+            del query
+            read = read + also
+            del also
         return self.o(read)
 
     def project_other(self, hidden: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +79,7 @@ def attend(projections: Projections, num_heads: int, transformer_options: dict) 
 class Block(nn.Module):
     """A block in three parts, since each tower's second part reads the other as its first left it.
 
-    The first and the last part write over the hidden state they are given.
+    Without gradients, the first and the last part write over the hidden state they are given.
     """
 
     def __init__(self, config: TowerConfig, factory: dict, operations):
@@ -132,9 +135,9 @@ FFN_TOKENS = 16384
 
 
 def parts(x: Tensor, rows: Rows, size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Cut x [B, L, D] and its rows into contiguous views of about equal length, of at most `size` tokens where T is 1.
+    """Cut x [B, L, D] and its rows into contiguous views of at most `size` tokens.
 
-    Where T is more, a part is as many whole rows as fit, at least one.
+    Where T is 1 they are about equal, else as many whole rows as fit, at least one.
     """
     count = rows[0].shape[1]
     for sample in range(x.shape[0]):

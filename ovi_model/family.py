@@ -88,7 +88,7 @@ class OviBase(comfy.model_base.BaseModel):
     def memory_required(self, input_shape, *_args, **_unused) -> float:
         model, core = self.diffusion_model, comfy.model_management
         attention = core.xformers_enabled() or core.pytorch_attention_flash_attention()
-        fused = memory.Fused(attention, pointwise.FUSED_RMS_NORM)
+        fused = memory.Fused(attention, pointwise.FUSED_RMS_NORM and core.is_nvidia())
         dtypes = self.manual_cast_dtype or self.get_dtype(), self.get_dtype()
         needed = memory.memory_required(model.config, model.audio_model.config, input_shape, dtypes, fused)
         return needed * self.memory_usage_factor

@@ -42,15 +42,17 @@ def memory_required(
     batch, tokens = shape[0], _tokens(video, shape)
     hidden = batch * tokens * video.dim * dtype.itemsize
     inside = min(batch * tokens, FFN_TOKENS) * (video.dim + video.ffn_dim) * dtype.itemsize
-    ffn_weight = 0 if weights == dtype else video.dim * video.ffn_dim * dtype.itemsize
+    attention_weight, ffn_weight = (
+        0 if weights == dtype else video.dim * width * dtype.itemsize for width in (video.dim, video.ffn_dim)
+    )
     weight = audio.patch_hidden * audio.dim * audio.patch_kernel * dtype.itemsize
     # In attention: the hidden state, query, key, value and what was read. In the FFN: the state, and of the tokens that
-    # go through at once the modulated state and the wide one, and a weight's copy in their precision. At the end: the
-    # state, the velocity, and that packed.
+    # go through at once the modulated state and the wide one. In both: a weight's copy in the precision of activations.
+    # At the end: the state, the velocity, and that packed.
     velocity = batch * tokens * video.out_dim * math.prod(video.patch_size) * torch.float32.itemsize
-    peaks = [5 * hidden, hidden + inside + ffn_weight, hidden + 2 * velocity, weight]
+    peaks = [5 * hidden + attention_weight, hidden + inside + ffn_weight, hidden + 2 * velocity, weight]
     if not fused.norm:
-        # The state, modulated, query, key; and of the key, in float32, a copy, its product with the norm, with the weight.
+        # The state, modulated, query, key; and of the key, in float32, a copy and its products with norm and weight.
         copies = 2 if dtype == torch.float32 else 3
         peaks.append(4 * hidden + copies * batch * tokens * video.dim * torch.float32.itemsize)
     if not fused.attention:

@@ -205,11 +205,11 @@ class OviModel(Tower):
                 continue
 
             def run_this(args: dict, run=run, blocks=blocks) -> dict:
-                own = tuple(x.clone() for x in args["img"])  # for a replacement may go on using what it gave
-                return {"img": run(blocks, own, given, transformer_options)}
+                return {"img": run(blocks, copies(args["img"]), given, transformer_options)}
 
+            # Blocks write over what they are given, and a replacement may keep what it gives and returns.
             args = {"img": hidden, "transformer_options": transformer_options}
-            hidden = replace(args, {"original_block": run_this})["img"]
+            hidden = copies(replace(args, {"original_block": run_this})["img"])
         return hidden
 
     def enter(self, video: Tensor, timestep: Tensor, context: Tensor, _transformer_options: dict) -> Entered:
@@ -233,6 +233,11 @@ class OviModel(Tower):
 
 # Hidden states [B, L, D] of the towers in use, the video tower first.
 Hidden = tuple[Tensor, ...]
+
+
+def copies(hidden: Hidden) -> Hidden:
+    """Return hidden states that nobody else holds."""
+    return tuple(x.clone(memory_format=torch.contiguous_format) for x in hidden)
 
 
 def run_blocks(

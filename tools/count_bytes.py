@@ -55,7 +55,7 @@ def fused_attention(_original, query: Tensor, _key: Tensor, _value: Tensor, head
 
 
 class FusedNorms(TorchFunctionMode):
-    """RMSNorm as the one kernel it is on a CUDA card from torch 2.9 on; other devices take it apart. Computes nothing."""
+    """RMSNorm as the one kernel it is on a CUDA card from torch 2.9 on, where other devices take it apart."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (torch.rms_norm, torch.nn.functional.rms_norm):

@@ -28,8 +28,8 @@ def sample(patcher, seed, steps=4, cfg=4.0, mask=None):
 
 def on_card(patcher):
     """With the attention of a card; core's for processors asks the system for free memory in the middle of a graph."""
-    patcher.model_options["transformer_options"]["optimized_attention_override"] = (
-        lambda _original, *args, **kwargs: attention_pytorch(*args, **kwargs)
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = lambda _original, *args, **kwargs: (
+        attention_pytorch(*args, **kwargs)
     )
     return patcher
 

@@ -44,7 +44,7 @@ MUTATIONS = {
             "rotate(rms_norm(self.norm_k_fusion, self.k_fusion(hidden)), rope, self.num_heads)",
             "rms_norm(self.norm_k_fusion, self.k_fusion(hidden))",
         ),
-        ("add(read, attend(", "add(-read, attend("),
+        ("read = read + also", "read = read - also"),
         ("return key, self.v_fusion(hidden)", "return key, hidden"),
         ("return self.o(read)", "return read"),
         ("self.modulation(time).unbind", "time.unbind"),
@@ -70,7 +70,7 @@ MUTATIONS = {
         ("rsqrt_()", "sqrt_()"),
         ("x.add_(update) if", "x.sub_(update) if"),
         ('gelu_(x, approximate="tanh")', "gelu_(x)"),
-        ("view_as_complex(pairs).mul_(", "view_as_complex(pairs).div_("),
+        ("view_as_complex(pairs) * phases", "view_as_complex(pairs) / phases"),
         ("torch.addcmul(addend, x, factor, out=out)", "torch.mul(x, factor, out=out)"),
     ],
     model: [

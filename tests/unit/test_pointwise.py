@@ -1,5 +1,8 @@
 """What lies between matrix products: each way to compute it gives the same, and overwrites only where it may."""
 
+from types import SimpleNamespace
+
+import comfy.ops
 import comfy.quant_ops
 import pytest
 import torch
@@ -16,6 +19,12 @@ with_kernels = pytest.mark.skipif(not hasattr(KERNELS, "adaln"), reason="this co
 
 def draw(*shape, dtype=torch.float32, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def core_norm(operations=comfy.ops.disable_weight_init, dtype=torch.float32):
+    norm = operations.RMSNorm(32, eps=0.1, dtype=dtype).requires_grad_(False)
+    norm.weight.copy_(draw(32, seed=9))
+    return norm
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -48,9 +57,9 @@ def test_a_gated_update_is_added_in_one_rounding(rows):
         lambda x: pointwise.add(x, draw(2, 24, 32, seed=1)),
         lambda x: pointwise.add_gated(x, draw(2, 24, 32, seed=1), draw(2, 3, 32, seed=2)),
         pointwise.gelu,
-        lambda x: pointwise.rotate(x, ROTATIONS, 2),
+        lambda x: pointwise.rms_norm(core_norm(), x),
     ],
-    ids=["add", "add_gated", "gelu", "rotate"],
+    ids=["add", "add_gated", "gelu", "rms_norm"],
 )
 def test_overwritten_or_not_the_result_is_the_same(change):
     x = draw(2, 24, 32)
@@ -63,15 +72,52 @@ def test_overwritten_or_not_the_result_is_the_same(change):
     assert torch.allclose(result, apart, atol=1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3), (torch.float16, 4e-4)])
+def patched(norm):
+    norm.weight_function = [lambda weight: 2 * weight]
+    return norm
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("norm", "in_place"),
+    [
+        (core_norm(), True),
+        (core_norm(comfy.ops.manual_cast), False),
+        (core_norm(comfy.ops.manual_cast, torch.float64), False),
+        (patched(core_norm()), False),
+    ],
+    ids=["plain", "offloaded", "cast", "patched"],
+)
+def test_a_weight_that_core_changes_on_its_way_is_left_to_core(norm, in_place, dtype):
+    norm = norm.to(dtype) if norm.weight.dtype == torch.float32 else norm
+    x = draw(2, 24, 32, dtype=dtype)
+    with torch.no_grad():
+        expected = norm(x)
+        actual = pointwise.rms_norm(norm, x)
+    assert (actual.data_ptr() == x.data_ptr()) is in_place
+    assert relative_error(actual, expected) < (5e-3 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_torch_without_the_kernel_of_a_norm_is_known():
+    def operator(returns):
+        return SimpleNamespace(default=SimpleNamespace(_schema=SimpleNamespace(returns=[None] * returns)))
+
+    assert not pointwise.has_fused_rms_norm(SimpleNamespace())
+    assert not pointwise.has_fused_rms_norm(SimpleNamespace(_fused_rms_norm=operator(1)))
+    assert pointwise.has_fused_rms_norm(SimpleNamespace(_fused_rms_norm=operator(2)))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 2.5e-3), (torch.float16, 3e-4)])
 @pytest.mark.parametrize("grad", [True, False])
 def test_rotations_equal_core_s(dtype, most, grad):
     x = draw(2, 24, 32, dtype=dtype)
+    kept = x.clone()
     expected = apply_rope1(x.float().unflatten(2, (2, -1)), ROTATIONS).flatten(2)
     with torch.set_grad_enabled(grad):
-        turned = pointwise.rotate(x.clone(), ROTATIONS, 2)
+        turned = pointwise.rotate(x, ROTATIONS, 2)
     assert turned.dtype == dtype
     assert relative_error(turned, expected) < most
+    assert torch.equal(x, kept)
 
 
 def test_gradients_flow():
@@ -88,7 +134,8 @@ def test_gradients_flow():
 def test_parts_cover_every_token_once_in_views(size, batch, rows):
     x, row = torch.zeros(batch, 24, 8), torch.zeros(batch, rows, 8)
     for part, *own in blocks.parts(x, (row, row, row), size):
-        assert part.shape[1] <= max(size, 24 // rows) and part.is_contiguous()
+        assert part.shape[1] <= max(size, 24 // rows)
+        assert part.is_contiguous()
         assert {tensor.shape[:2] for tensor in own} == {(1, 1 if rows == 1 else part.shape[1] * rows // 24)}
         part.add_(1)
     assert torch.equal(x, torch.ones_like(x))
@@ -121,7 +168,6 @@ def test_core_s_kernels_are_taken_only_where_they_are_compiled():
 
     assert set(KERNELS.list_backends()["eager"]) >= {"available", "disabled", "capabilities"}
     assert pointwise.compiled_kernel("adaln", library=Library(True, False)) == "adaln"
-    assert pointwise.compiled_kernel("apply_rope1_", "apply_rope1", library=Library(True, False)) == "apply_rope1"
     assert pointwise.compiled_kernel("adaln", library=Library(True, True)) is None
     assert pointwise.compiled_kernel("adaln", library=Library(False, False)) is None
     assert pointwise.compiled_kernel("adaln", library=None) is None
@@ -133,7 +179,7 @@ def test_core_s_kernels_are_taken_only_where_they_are_compiled():
 def test_a_forward_through_core_s_kernels_equals_the_reference(case, dtype, most, monkeypatch):
     """As on a card, with what the library computes where nothing is compiled: the call and its layout are the same."""
     monkeypatch.setattr(pointwise, "FUSED_NORM", KERNELS.adaln)
-    monkeypatch.setattr(pointwise, "FUSED_ROTATION", KERNELS.apply_rope1_)
+    monkeypatch.setattr(pointwise, "FUSED_ROTATION", KERNELS.apply_rope1)
     monkeypatch.setattr(pointwise, "on_card", lambda _: True)
     tensors, _ = load(f"fusion_t32_{case}")
     time = tensors["t"]
