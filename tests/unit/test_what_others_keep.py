@@ -33,8 +33,9 @@ def test_what_a_replaced_block_was_given_and_gave(index):
     kept = []
 
     def keep(args, extra):
+        given_then = [x.clone() for x in args["img"]]
         out = extra["original_block"](args)
-        kept.append((args["img"], [x.clone() for x in args["img"]], out["img"], [x.clone() for x in out["img"]]))
+        kept.append((args["img"], given_then, out["img"], [x.clone() for x in out["img"]]))
         return out
 
     first = run(patches_replace={"dit": {("double_block", index): keep}})
