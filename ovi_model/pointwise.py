@@ -64,7 +64,7 @@ def rms_norm(norm, x: Tensor) -> Tensor:
 
 def _is_plain(layer) -> bool:
     """Whether the weight of one of core's layers is used as it is: not cast, moved or patched on its way."""
-    return not (layer.comfy_cast_weights or layer.weight_function)
+    return not (getattr(layer, "comfy_cast_weights", True) or layer.weight_function)
 
 
 def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
@@ -88,12 +88,11 @@ def rotate(x: Tensor, rotations: Tensor, num_heads: int) -> Tensor:
 
     Half precision without core's kernel rounds twice, for a third of the traffic of a copy in float32.
     """
-    inference = not torch.is_grad_enabled()
-    if inference and FUSED_ROTATION and on_card(x) and x.dtype != rotations.dtype:
+    if FUSED_ROTATION and on_card(x) and x.dtype != rotations.dtype:
         return FUSED_ROTATION(x.unflatten(2, (num_heads, -1)), rotations).flatten(2)
     pairs = x.unflatten(2, (num_heads, -1, 2))
     cosine, sine = rotations[..., 0, 0], rotations[..., 1, 0]
-    if torch.compiler.is_compiling() or not inference or x.device.type not in PRECISE_DEVICES:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type not in PRECISE_DEVICES:
         first, second = pairs.to(rotations.dtype).unbind(-1)
         turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
         return turned.to(x.dtype).flatten(2)
@@ -112,8 +111,8 @@ def by_row(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def on_card(x: Tensor) -> bool:
-    """Whether core's compiled kernels may be called here; a compiler fuses better what it can look into."""
-    return x.device.type in ("cuda", "meta") and not torch.compiler.is_compiling()
+    """Whether core's compiled kernels may be called: they know no gradients, and a compiler fuses what it can see."""
+    return x.device.type in ("cuda", "meta") and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 def _multiply_add(x: Tensor, factor: Tensor, addend: Tensor, dtype: torch.dtype, out: Tensor) -> Tensor:

@@ -173,6 +173,25 @@ def test_core_s_kernels_are_taken_only_where_they_are_compiled():
     assert pointwise.compiled_kernel("adaln", library=None) is None
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_core_s_kernels_run_on_cards_and_without_gradients(grad, monkeypatch):
+    """The meta device stands for a card."""
+    called = []
+    monkeypatch.setattr(pointwise, "FUSED_NORM", lambda x, *_: called.append("norm") or x)
+    monkeypatch.setattr(pointwise, "FUSED_ROTATION", lambda x, _: called.append("rotation") or x)
+    x = torch.zeros(1, 24, 32, dtype=torch.bfloat16, device="meta", requires_grad=grad)
+    row = torch.zeros(1, 1, 32, device="meta")
+    with torch.set_grad_enabled(grad):
+        normed = pointwise.modulated_norm(x, row, row, 1e-6)
+        turned = pointwise.rotate(x, ROTATIONS.to("meta"), 2)
+    assert called == ([] if grad else ["norm", "rotation"])
+    assert (normed.requires_grad, turned.requires_grad) == (grad, grad)
+    with torch.no_grad():
+        pointwise.modulated_norm(draw(1, 24, 32), draw(1, 1, 32), draw(1, 1, 32), 1e-6)
+        pointwise.rotate(x.detach().float(), ROTATIONS.to("meta"), 2)
+    assert len(called) == (0 if grad else 2)
+
+
 @with_kernels
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 5e-6), (torch.bfloat16, None)])
 @pytest.mark.parametrize("case", ["t2av", "i2av"])
