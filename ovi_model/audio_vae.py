@@ -14,6 +14,7 @@ from comfy.ldm.mmaudio.vae.bigvgan import BigVGANVocoder
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
+from .compat import on_device
 from .config import AUDIO_CHANNELS, SAMPLE_RATE
 from .vocoder import LONGEST, vocode
 from .weight_file import find_undefined, read_weights
@@ -239,6 +240,7 @@ def is_audio_vae(vae: comfy.sd.VAE) -> bool:
 
 
 @torch.no_grad()
+@on_device
 def decode_16k(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
     """Return the sound [B, 1, 512 L] of latents [B, 20, L] at 16 kHz, as the vocoder makes it.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import nullcontext
 
 import comfy.context_windows
 import comfy.sample
@@ -36,6 +37,18 @@ SHAPES_ON_MODEL = _mentions(comfy.samplers, "self.inner_model.latent_shapes")
 NESTED_EMPTY_NOISE = hasattr(comfy.sample, "prepare_empty_noise")
 # 0.33.0: context windows cut every stream of a nested latent.
 NESTED_WINDOWS = _mentions(comfy.context_windows, "latent_shapes")
+
+
+def on_device(decode):
+    """Run a function of a VAE with its card as the current one, as core does since a VAE can choose it (0.33.0)."""
+
+    @functools.wraps(decode)
+    def decode_there(vae, *args):
+        context = getattr(comfy.model_management, "cuda_device_context", nullcontext)
+        with context(vae.device):
+            return decode(vae, *args)
+
+    return decode_there
 
 
 def install(is_ours) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.sd
 import torch
-from comfy.ldm.wan.vae2_2 import WanVAE
 from comfy.utils import ProgressBar
 from torch import Tensor
 
+from .compat import on_device
 from .config import FRAMES_PER_CELL, PIXELS_PER_CELL
 from .tiles import Grid, least_work
-from .wan_decoder import bytes_held, decode_streaming, middle_of
+from .wan_decoder import bytes_held, decode_streaming, is_wan, middle_bytes, middle_of
 
 # Cells along each side of a tile of 512 pixels.
 USUAL_TILE = 32
@@ -42,10 +42,11 @@ def decode_largest(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
     management, device = comfy.model_management, vae.device
 
     def largest(room: float) -> Grid:
+        room -= management.extra_reserved_memory()
         return _grid(video, lambda *sides: memory_required(vae, video.shape, sides) <= room)
 
     weights = 1.1 * vae.model_size()  # as ComfyUI reckons
-    _load(vae, video, largest(management.get_total_memory(device) - weights - management.extra_reserved_memory()))
+    _load(vae, video, largest(management.get_total_memory(device) - weights))
     # Newer versions of ComfyUI know of more that they can take back.
     free_memory = getattr(vae.patcher, "get_free_memory", management.get_free_memory)
     return _decode_fitting(vae, video, largest(free_memory(device)))
@@ -57,12 +58,13 @@ def memory_required(vae: comfy.sd.VAE, shape: torch.Size, tile: tuple[int, int])
     tile: its rows and columns, in cells.
     """
     model, picture = vae.first_stage_model, shape[-2:]
-    if isinstance(model, WanVAE):
+    kept = math.prod(_frames_shape(shape)) * _frames_dtype(vae).itemsize
+    if is_wan(model):
         held = bytes_held(model, math.prod(tile), math.prod(picture), vae.vae_dtype)
+        kept += (tile != picture) * middle_bytes(model, math.prod(shape[2:]), vae.vae_dtype)
     else:
         held = vae.memory_used_decode((1, *shape[1:3], *tile), vae.vae_dtype)
-    stays = vae.output_device == vae.device
-    return held + stays * math.prod(_frames_shape(shape)) * _frames_dtype(vae).itemsize
+    return held + (kept if vae.output_device == vae.device else 0)
 
 
 def _grid(video: Tensor, fits: Callable[[int, int], bool]) -> Grid:
@@ -77,8 +79,8 @@ def _load(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> None:
 def _decode_fitting(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> Tensor:
     """Decode in these tiles and, as often as memory runs out, in tiles of at most half the size."""
     while True:
-        _load(vae, video, grid)
         try:
+            _load(vae, video, grid)
             return _decode_tiles(vae, video, grid)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
@@ -108,6 +110,7 @@ def _smaller(video: Tensor, grid: Grid) -> Grid:
 
 
 @torch.no_grad()
+@on_device
 def _decode_tiles(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> Tensor:
     frames = torch.zeros(_frames_shape(video.shape), dtype=_frames_dtype(vae), device=vae.output_device)
     bar = ProgressBar(len(grid) * frames.shape[0] * frames.shape[1])
@@ -119,7 +122,7 @@ def _decode_tiles(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> Tensor:
 def _decode_clip(vae: comfy.sd.VAE, latent: Tensor, grid: Grid, picture: Tensor, bar: ProgressBar) -> None:
     """Add the frames of a latent [1, 48, cells, h, w] to a black picture [F, 16h, 16w, 3]."""
     model = vae.first_stage_model
-    streams = isinstance(model, WanVAE)
+    streams = is_wan(model)
     middle = middle_of(model, latent, picture.device) if streams and len(grid) > 1 else []
     for rows, columns, shares in grid.places():
         tile = latent[..., rows, columns]

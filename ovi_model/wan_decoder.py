@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from comfy.ldm.wan.vae2_2 import WanVAE, unpatchify
+from comfy.ldm.wan import vae2_2
 from torch import Tensor, nn
 
 # The decoder holds the most in its last block's first convolution. In frames of what that block reads: its input 4,
@@ -21,7 +21,12 @@ POSITIONS = 64
 MIDDLE_FRAMES_HELD = 24
 
 
-def bytes_held(model: WanVAE, tile_cells: int, picture_cells: int, dtype: torch.dtype) -> int:
+def is_wan(model: nn.Module) -> bool:
+    """Whether this is the VAE that the functions here know."""
+    return isinstance(model, vae2_2.WanVAE)
+
+
+def bytes_held(model: nn.Module, tile_cells: int, picture_cells: int, dtype: torch.dtype) -> int:
     """Return the bytes that decoding a picture in tiles takes besides weights and frames; cells: of one step of time.
 
     The middle layers see the whole picture, the others one tile.
@@ -31,27 +36,41 @@ def bytes_held(model: WanVAE, tile_cells: int, picture_cells: int, dtype: torch.
     return max(tile, MIDDLE_FRAMES_HELD * channels * picture_cells) * dtype.itemsize
 
 
+def middle_bytes(model: nn.Module, cells: int, dtype: torch.dtype) -> int:
+    """Return the bytes of what middle_of keeps of a latent of so many cells, of all steps of time."""
+    return cells * model.decoder.conv1.out_channels * dtype.itemsize
+
+
 def decode_streaming(
-    model: WanVAE, latent: Tensor, add: Callable[[Tensor], None], known: Iterable[Tensor] = ()
+    model: nn.Module, latent: Tensor, add: Callable[[Tensor], None], known: Iterable[Tensor] = ()
 ) -> None:
     """Decode a latent [1, 48, cells, h, w] and hand on the frames [1, 3, f, 16h, 16w] of each step as they are made.
 
     known: what the middle layers make of each step, to replace what they make of this latent alone; or nothing.
+    Raises RuntimeError if this version of ComfyUI decodes in another way.
     """
-    replacements = iter(known)
+    replacements = list(known)
 
     def take(made: Tensor) -> Tensor:
-        add(unpatchify(made, patch_size=2))
+        if not torch.is_tensor(made):
+            raise RuntimeError(
+                "The Wan 2.2 decoder of this ComfyUI works in a way that 'Ovi Decode' does not know yet. Update this "
+                "extension, or decode with 'Ovi Separate Latent', 'VAE Decode' and 'VAE Decode Audio'."
+            )
+        add(vae2_2.unpatchify(made, patch_size=2))
         return _corner(made)
 
-    def know(made: Tensor) -> Tensor:
-        return next(replacements, made).to(made)
+    def know(_made: Tensor) -> Tensor:
+        return replacements.pop(0).to(_made)
 
-    with _changed({model.decoder: take, model.decoder.middle[-1]: know}):
+    changes = {model.decoder: take}
+    if replacements:
+        changes[model.decoder.middle[-1]] = know
+    with _changed(changes):
         model.decode(latent)
 
 
-def middle_of(model: WanVAE, latent: Tensor, device: torch.device) -> list[Tensor]:
+def middle_of(model: nn.Module, latent: Tensor, device: torch.device) -> list[Tensor]:
     """Return what the middle layers make of each step [1, C, 1, h, w] of a latent, kept on a device.
 
     Their attention spans the picture, so that a tile alone would come out of them otherwise than the whole.

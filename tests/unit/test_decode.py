@@ -90,7 +90,8 @@ def test_a_failed_sampling_is_told_before_it_is_decoded(vaes, monkeypatch, numbe
     latent = pair()
     for stream in bad:
         latent["samples"].unbind()[stream].view(-1)[5] = number
-    monkeypatch.setattr(vaes[0], "decode", pytest.fail)
+    monkeypatch.setattr(vaes[0].first_stage_model, "decode", pytest.fail)
+    monkeypatch.setattr(decode, "decode_16k", pytest.fail)
     message = rf"^The {named} of 'samples' holds infinite or undefined.*fp16.*bf16 file.*download it again.*LoRA"
     with pytest.raises(ValueError, match=message):
         decode.decode(latent, *vaes, "off")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from contextlib import nullcontext
 
 import comfy.model_management
 import comfy.sd
@@ -183,9 +184,10 @@ def test_auto_takes_the_largest_tile_for_which_memory_is_found(vae, decoded, mon
     video = moving(1, 20, 33)
     needed = functools.partial(video_decoder.memory_required, vae, video.shape)
     asked = []
-    monkeypatch.setattr(vae.patcher, "get_free_memory", lambda _: needed((1, found)), raising=False)
-    weights = 1.1 * vae.model_size() + comfy.model_management.extra_reserved_memory()
-    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda _: needed((1, in_all)) + weights)
+    reserve = comfy.model_management.extra_reserved_memory()
+    weights = 1.1 * vae.model_size()
+    monkeypatch.setattr(vae.patcher, "get_free_memory", lambda _: needed((1, found)) + reserve, raising=False)
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda _: needed((1, in_all)) + weights + reserve)
     monkeypatch.setattr(
         comfy.model_management, "load_models_gpu", lambda *_, memory_required, **__: asked.append(memory_required)
     )
@@ -194,16 +196,40 @@ def test_auto_takes_the_largest_tile_for_which_memory_is_found(vae, decoded, mon
     def expected(cells):
         return tiles.least_work(20, 33, lambda rows, columns: rows * columns <= cells)
 
-    assert set(decoded) == {(expected(found).rows.tile, expected(found).columns.tile)}
-    assert asked == [needed((1, expected(cells).area)) for cells in (in_all, found)]
+    sizes = [(grid.rows.tile, grid.columns.tile) for grid in map(expected, (in_all, found))]
+    assert set(decoded) == {sizes[1]}
+    assert asked == [needed(size) for size in sizes]
 
 
 def test_frames_that_stay_on_the_device_are_asked_for(vae, monkeypatch):
+    """And, with tiles, what the middle layers made of the whole."""
     shape = torch.Size((2, 48, 3, 20, 33))
-    staying = video_decoder.memory_required(vae, shape, (5, 5))
+    sizes = (5, 5), (20, 33)
+    tiled, whole = (video_decoder.memory_required(vae, shape, size) for size in sizes)
     monkeypatch.setattr(vae, "output_device", torch.device("meta"))
+    tiled_left, whole_left = (video_decoder.memory_required(vae, shape, size) for size in sizes)
     frames = math.prod((2, 9, 320, 528, 3)) * 4
-    assert staying - video_decoder.memory_required(vae, shape, (5, 5)) == frames
+    middle = [x.nbytes for x in video_decoder.middle_of(vae.first_stage_model, moving(3, 20, 33), torch.device("cpu"))]
+    assert whole - whole_left == frames
+    assert tiled - tiled_left == frames + sum(middle)
+
+
+def test_a_decoder_that_changed_is_told(vae, monkeypatch):
+    monkeypatch.setattr(vae.first_stage_model.decoder, "forward", lambda *_args, **_kwargs: [])
+    with pytest.raises(RuntimeError, match=r"in a way that 'Ovi Decode' does not know.*Update.*'VAE Decode'"):
+        video_decoder.decode_whole(vae, moving(1, 2, 2))
+
+
+def test_the_vae_s_card_is_the_current_one(vae, monkeypatch):
+    entered = []
+
+    def context(device):
+        entered.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(comfy.model_management, "cuda_device_context", context, raising=False)
+    video_decoder.decode_whole(vae, moving(1, 2, 2))
+    assert entered == [vae.device]
 
 
 def fail_above(monkeypatch, area, error):
