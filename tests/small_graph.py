@@ -10,6 +10,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = "ovi_four_blocks.safetensors"
 PROMPT = "A man at a window says <S>Hello there.<E> Audio: rain on glass"
 Link = list
+# Settings of core's node for context windows, without the length.
+WINDOWS = {
+    "context_overlap": 4,
+    "context_schedule": "standard_static",
+    "context_stride": 1,
+    "closed_loop": False,
+    "fuse_method": "pyramid",
+    "freenoise": False,
+    "retain_first_frame": False,
+    "split_conds_to_windows": False,
+}
 
 
 class Graph:

@@ -3,21 +3,11 @@
 import pytest
 import torch
 from comfyui_ovi.ovi_model import compat
-
-SETTINGS = {
-    "context_overlap": 4,
-    "context_schedule": "standard_static",
-    "context_stride": 1,
-    "closed_loop": False,
-    "fuse_method": "pyramid",
-    "freenoise": False,
-    "retain_first_frame": False,
-    "split_conds_to_windows": False,
-}
+from small_graph import WINDOWS
 
 
 def windowed(graph, length):
-    model = graph.add("WanContextWindowsManual", model=graph.model(), context_length=length, **SETTINGS)
+    model = graph.add("WanContextWindowsManual", model=graph.model(), context_length=length, **WINDOWS)
     return graph.sample(model, latent_image=graph.latent(length=17))
 
 

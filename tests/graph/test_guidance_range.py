@@ -4,23 +4,12 @@ import pytest
 import torch
 from comfyui_ovi.ovi_model import compat
 from goldens import relative_error
-from small_graph import CountForwards, output, sampled
+from small_graph import WINDOWS, CountForwards, output, sampled
 
 pytestmark = pytest.mark.graph
 
 STEPS = 4
 BOTH, POSITIVE = [1, 0], [0]
-WINDOWS = {
-    "context_length": 9,
-    "context_overlap": 4,
-    "context_schedule": "standard_static",
-    "context_stride": 1,
-    "closed_loop": False,
-    "fuse_method": "pyramid",
-    "freenoise": False,
-    "retain_first_frame": False,
-    "split_conds_to_windows": False,
-}
 EARLY = {"cfg_start_percent": 0.0, "cfg_end_percent": 0.4}
 
 
@@ -117,7 +106,7 @@ def test_a_cache_and_the_range_both_save(run, graph, node, threshold):
 @pytest.mark.skipif(not compat.NESTED_WINDOWS, reason="this core cannot cut windows out of nested latents")
 def test_context_windows_keep_to_the_range(run, graph):
     model = graph.add("CountForwards", model=graph.model())
-    windowed = graph.add("WanContextWindowsManual", model=model, **WINDOWS)
+    windowed = graph.add("WanContextWindowsManual", model=model, context_length=9, **WINDOWS)
     graph.show(graph.sample(guided(graph, windowed, **EARLY), latent_image=graph.latent(length=17), steps=2))
     run(graph)
     windows = len(CountForwards.calls) // 2
