@@ -74,8 +74,8 @@ def estimate(case: Case) -> float:
     from ovi_model.memory import Fused, memory_required
 
     numbers = sum(torch.Size(shape[1:]).numel() for shape in case.clip.shapes())
-    dtypes = case.dtype, case.weights or case.dtype
-    return memory_required(*case.clip.towers(), (case.batch, 1, numbers), dtypes, Fused(attention=True, norm=True))
+    given = (case.batch, 1, numbers), case.dtype, case.weights is not None
+    return memory_required(*case.clip.towers(), *given, Fused(attention=True, norm=True))
 
 
 def count(case: Case) -> int:

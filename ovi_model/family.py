@@ -89,8 +89,8 @@ class OviBase(comfy.model_base.BaseModel):
         model, core = self.diffusion_model, comfy.model_management
         attention = core.xformers_enabled() or core.pytorch_attention_flash_attention()
         fused = memory.Fused(attention, pointwise.FUSED_RMS_NORM and core.is_nvidia())
-        dtypes = self.manual_cast_dtype or self.get_dtype(), self.get_dtype()
-        needed = memory.memory_required(model.config, model.audio_model.config, input_shape, dtypes, fused)
+        dtype, copies = self.manual_cast_dtype or self.get_dtype(), self.manual_cast_dtype is not None
+        needed = memory.memory_required(model.config, model.audio_model.config, input_shape, dtype, copies, fused)
         return needed * self.memory_usage_factor
 
     def map_context_window_to_modalities(self, primary_indices: list[int], latent_shapes, dim: int) -> list[list[int]]:

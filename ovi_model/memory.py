@@ -29,22 +29,21 @@ def memory_required(
     video: VideoTowerConfig,
     audio: AudioTowerConfig,
     shape: Sequence[int],
-    dtypes: tuple[torch.dtype, torch.dtype],
+    dtype: torch.dtype,
+    copies: bool,
     fused: Fused,
 ) -> float:
     """Return the bytes a forward holds at its peak, besides weights and inputs; depth makes no difference.
 
     The peak lies in the FFN of a video block or, for many tokens, in its attention; for few tokens, at the start,
     where the largest weight may be copied to another device or precision.
-    shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L]. dtypes: of activations and weights.
+    shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L]. dtype: of the activations.
+    copies: whether weights are copied to that precision when they are used.
     """
-    dtype, weights = dtypes
     batch, tokens = shape[0], _tokens(video, shape)
     hidden = batch * tokens * video.dim * dtype.itemsize
     inside = min(batch * tokens, FFN_TOKENS) * (video.dim + video.ffn_dim) * dtype.itemsize
-    attention_weight, ffn_weight = (
-        0 if weights == dtype else video.dim * width * dtype.itemsize for width in (video.dim, video.ffn_dim)
-    )
+    attention_weight, ffn_weight = (copies * video.dim * width * dtype.itemsize for width in (video.dim, video.ffn_dim))
     weight = audio.patch_hidden * audio.dim * audio.patch_kernel * dtype.itemsize
     # In attention: the hidden state, query, key, value and what was read. In the FFN: the state, and of the tokens that
     # go through at once the modulated state and the wide one. In both: a weight's copy in the precision of activations.
@@ -53,8 +52,8 @@ def memory_required(
     peaks = [5 * hidden + attention_weight, hidden + inside + ffn_weight, hidden + 2 * velocity, weight]
     if not fused.norm:
         # The state, modulated, query, key; and of the key, in float32, a copy and its products with norm and weight.
-        copies = 2 if dtype == torch.float32 else 3
-        peaks.append(4 * hidden + copies * batch * tokens * video.dim * torch.float32.itemsize)
+        states = 2 if dtype == torch.float32 else 3
+        peaks.append(4 * hidden + states * batch * tokens * video.dim * torch.float32.itemsize)
     if not fused.attention:
         # The state; query, key, value, and these again by head; what was read. For one slice: scores and their softmax.
         scores = batch * video.num_heads * SLICE * tokens * dtype.itemsize

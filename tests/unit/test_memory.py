@@ -41,7 +41,7 @@ def ratio(size, sizes=RELEASED, dtype=BF16, patch_hidden=8192, **options):
     """The estimate over what is counted."""
     configs = towers(sizes, patch_hidden)
     shapes, pack = latents(*size)
-    estimate = memory.memory_required(*configs, pack, (dtype, dtype), FUSED)
+    estimate = memory.memory_required(*configs, pack, dtype, False, FUSED)
     return estimate / forward_peak(on_meta(*configs, dtype), shapes, dtype, **options)
 
 
@@ -71,7 +71,7 @@ def test_norms_that_are_taken_apart_are_counted(dtype):
     """Torch before 2.9 computes them in float32, product by product."""
     configs = towers(RELEASED)
     shapes, pack = latents(960, 960, 121)
-    estimate = memory.memory_required(*configs, pack, (dtype, dtype), memory.Fused(True, False))
+    estimate = memory.memory_required(*configs, pack, dtype, False, memory.Fused(True, False))
     assert 1 <= estimate / forward_peak(on_meta(*configs, dtype), shapes, dtype, fuse_norm=False) < 1.1
 
 
@@ -103,7 +103,7 @@ def test_what_is_small_in_the_released_model_is_counted(sizes, size):
 def test_eight_bit_weights_are_cast_one_at_a_time(size, by_frame):
     """Few tokens take less than the copy of the largest weight."""
     shapes, pack = latents(*size)
-    estimate = memory.memory_required(*towers(RELEASED), pack, (BF16, FP8), FUSED)
+    estimate = memory.memory_required(*towers(RELEASED), pack, BF16, True, FUSED)
     model = on_meta(*towers(RELEASED), FP8, comfy.ops.manual_cast)
     assert 1 <= estimate / forward_peak(model, shapes, BF16, by_frame=by_frame) < 1.1
 
@@ -117,7 +117,7 @@ def test_attention_in_slices_is_counted_slice_by_slice(size, batch, most, monkey
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: (4 * scores, 4 * scores))
     kernel = {"optimized_attention_override": lambda _original, *args, **kwargs: attention_sub_quad(*args, **kwargs)}
     peak = forward_peak(on_meta(*towers(RELEASED)), shapes, BF16, fuse_attention=False, **kernel)
-    assert 1 <= memory.memory_required(*towers(RELEASED), pack, (BF16, BF16), memory.Fused(False, True)) / peak < most
+    assert 1 <= memory.memory_required(*towers(RELEASED), pack, BF16, False, memory.Fused(False, True)) / peak < most
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_attention_in_slices_is_counted_slice_by_slice(size, batch, most, monkey
 def test_every_form_of_latent_counts_by_its_tokens(shape, tokens):
     video, audio = towers(NARROW, patch_hidden=8)
     same = (1, 48, tokens, 2, 2)
-    assert memory.memory_required(video, audio, shape, (BF16, BF16), FUSED) == memory.memory_required(
-        video, audio, same, (BF16, BF16), FUSED
+    assert memory.memory_required(video, audio, shape, BF16, False, FUSED) == memory.memory_required(
+        video, audio, same, BF16, False, FUSED
     )
 
 
@@ -140,10 +140,10 @@ def test_core_asks_with_its_attention_and_precision(fused, dtype, factor, monkey
     configs = base.diffusion_model.config, base.diffusion_model.audio_model.config
     shape = (2, 1, 48 * 4000)
     kernels = memory.Fused(fused, norm=False)
-    expected = factor * memory.memory_required(*configs, shape, (dtype, dtype), kernels)
+    expected = factor * memory.memory_required(*configs, shape, dtype, False, kernels)
     assert base.memory_required(shape, cond_shapes={"c_crossattn": [(1, 512, 4096)]}) == expected
     base.manual_cast_dtype = FP16
-    assert base.memory_required(shape) == factor * memory.memory_required(*configs, shape, (FP16, dtype), kernels)
+    assert base.memory_required(shape) == factor * memory.memory_required(*configs, shape, FP16, True, kernels)
 
 
 def test_the_counter_follows_what_lives_and_forgets_what_dies():
