@@ -24,14 +24,12 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-import aiohttp
 import psutil
 import torch
 from command_line import command, machine, positive
@@ -39,8 +37,8 @@ from command_line import command, machine, positive
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "tools"))
 
-from comfy_server import Server, ServerError, running_server, validation_text  # noqa: E402
-from demo import WORKFLOW, DemoError, follow, make_checkpoints  # noqa: E402
+from comfy_server import Server, ServerError, running_server  # noqa: E402
+from demo import WORKFLOW, DemoError, make_checkpoints, run_prompt  # noqa: E402
 from small_files import with_small_files, with_small_picture  # noqa: E402
 
 GIB = 2**30
@@ -81,6 +79,7 @@ class Stopwatch:
 
     def __init__(self):
         self.starts: list[tuple[str, float]] = []
+        self.end = 0.0
         self.steps: dict[str, list[float]] = {}
 
     def show(self, node: str, step: int = 0, _total: int = 1) -> None:
@@ -91,10 +90,14 @@ class Stopwatch:
         if step:
             self.steps.setdefault(node, []).append(now)
 
+    def close(self) -> None:
+        """Take the time of the workflow's end."""
+        self.end = time.perf_counter()
+
     def timing(self, prompt: dict) -> Timing:
-        """Seconds by stage up to now, when the workflow has ended."""
+        """Seconds by stage."""
         timing = Timing()
-        for (node, start), (_, end) in pairwise([*self.starts, ("", time.perf_counter())]):
+        for (node, start), (_, end) in pairwise([*self.starts, ("", self.end)]):
             stage = stage_of(prompt[node]["class_type"])
             timing.stages[stage] = timing.stages.get(stage, 0.0) + end - start
             if stage == "sampling":
@@ -136,18 +139,6 @@ def with_sound_alone(prompt: dict) -> dict:
     return prompt | {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in added.items()}
 
 
-async def watch(server: Server, prompt: dict) -> Stopwatch:
-    """Run a workflow; return when its nodes started, just after it has ended."""
-    client, stopwatch = uuid.uuid4().hex, Stopwatch()
-    address = f"{server.url}/ws?clientId={client}"
-    async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as socket:
-        answer = server.post("/prompt", {"prompt": prompt, "client_id": client})
-        if answer["node_errors"]:
-            raise DemoError(validation_text(answer))
-        await follow(socket, answer["prompt_id"], stopwatch)
-        return stopwatch
-
-
 @contextmanager
 def watched_memory(server: Server) -> Iterator[dict[str, int]]:
     """Follow the server's memory while the context is open; its peaks in bytes."""
@@ -171,9 +162,10 @@ def watched_memory(server: Server) -> Iterator[dict[str, int]]:
 
 def run(server: Server, prompt: dict, limit: float) -> Timing:
     """Run a workflow and measure it; raises ServerError if it takes longer than limit seconds."""
+    stopwatch = Stopwatch()
     with watched_memory(server) as peaks:
         try:
-            stopwatch = asyncio.run(asyncio.wait_for(watch(server, prompt), limit))
+            asyncio.run(asyncio.wait_for(run_prompt(server, prompt, stopwatch), limit))
         except asyncio.TimeoutError as error:
             raise ServerError(f"a run took over {limit:.0f} s: see --limit\n{server.log_tail()}") from error
     timing = stopwatch.timing(prompt)

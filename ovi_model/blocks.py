@@ -88,6 +88,7 @@ class Block(nn.Module):
         self.self_attn = SelfAttention(config, factory, operations)
         self.norm3 = operations.LayerNorm(config.dim, eps=config.eps, **small(factory))
         self.cross_attn = FusionCrossAttention(config, factory, operations)
+        # For the published names; feed_forward runs the layers one by one.
         self.ffn = nn.Sequential(
             operations.Linear(config.dim, config.ffn_dim, **factory),
             nn.GELU(approximate="tanh"),

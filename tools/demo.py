@@ -52,10 +52,12 @@ class ProgressBar:
             print(file=sys.stderr)
 
 
-async def run_prompt(server: Server, prompt: dict) -> dict:
-    """Queue a workflow, show its progress and return ComfyUI's record of it; raises DemoError when a node fails."""
+async def run_prompt(server: Server, prompt: dict, bar) -> dict:
+    """Queue a workflow, show its progress and return ComfyUI's record of it; raises DemoError when a node fails.
+
+    bar: what shows it, a ProgressBar or something like it.
+    """
     client = uuid.uuid4().hex
-    bar = ProgressBar(prompt)
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{server.url}/ws?clientId={client}", max_msg_size=0) as socket,
@@ -144,7 +146,7 @@ def make_clip(comfyui: Path, base: Path, workflow: Path) -> tuple[Path, dict]:
     with running_server(comfyui, base, cpu=not torch.cuda.is_available()) as server:
         try:
             say(f"running {workflow.name} at {server.url}")
-            return saved_video(asyncio.run(run_prompt(server, prompt)), base / "output"), prompt
+            return saved_video(asyncio.run(run_prompt(server, prompt, ProgressBar(prompt))), base / "output"), prompt
         except (DemoError, ServerError) as error:
             raise DemoError(f"{error}\n\nLast lines of {server.log}:\n{server.log_tail()}") from error
 

@@ -4,10 +4,9 @@ import comfy.sample
 import pytest
 import torch
 import torch._dynamo
-from comfy.ldm.modules.attention import attention_pytorch
 from comfy.nested_tensor import NestedTensor
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from comfyui_ovi.ovi_model import guidance
+from comfyui_ovi.ovi_model import attention, guidance
 from goldens import relative_error, small_configs, small_patcher
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
@@ -26,14 +25,6 @@ def sample(patcher, seed, steps=4, cfg=4.0, mask=None):
         ).unbind()
 
 
-def on_card(patcher):
-    """With the attention of a card; core's for processors asks the system for free memory in the middle of a graph."""
-    patcher.model_options["transformer_options"]["optimized_attention_override"] = lambda _original, *args, **kwargs: (
-        attention_pytorch(*args, **kwargs)
-    )
-    return patcher
-
-
 @pytest.fixture
 def compiled():
     """Compile a MODEL as the stock node does, and count its graphs."""
@@ -49,6 +40,12 @@ def compiled():
     torch._dynamo.reset()
 
 
+def guided(end_percent):
+    """With the attention of a card; core's for processors asks the system for free memory in the middle of a graph."""
+    model, _ = attention.choose_attention(small_patcher(), "pytorch")
+    return guidance.guide(model, 3.0, 1, 0.0, end_percent)
+
+
 def first_frame_held():
     video, audio = (torch.ones(shape) for shape in SHAPES)
     video[:, :, 0] = 0
@@ -57,7 +54,7 @@ def first_frame_held():
 
 @pytest.mark.parametrize("mask", [None, first_frame_held()], ids=["text", "image"])
 def test_one_graph_serves_all_steps_and_runs(compiled, mask):
-    patcher = guidance.guide(on_card(small_patcher()), 3.0, 1, 0.0, 1.0)
+    patcher = guided(1.0)
     plain = [sample(patcher, seed, mask=mask) for seed in (0, 1)]
     backend = compiled(patcher)
     for seed, expected in enumerate(plain):
@@ -67,7 +64,7 @@ def test_one_graph_serves_all_steps_and_runs(compiled, mask):
 
 
 def test_a_skipped_layer_that_ends_in_between_makes_one_more(compiled):
-    patcher = guidance.guide(on_card(small_patcher()), 3.0, 1, 0.0, 0.6)
+    patcher = guided(0.6)
     backend = compiled(patcher)
     for seed in (0, 1):
         sample(patcher, seed)
