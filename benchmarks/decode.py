@@ -58,7 +58,8 @@ def print_video_memory() -> None:
 
     model = on_meta(lambda: WanVAE(dim=8, dec_dim=256, **WAN), torch.bfloat16)
     model.decoder.middle[1].optimized_attention = pytorch_attention  # the others ask how much of a device is free
-    stock_asks = narrow_vae(8).memory_used_decode  # the width makes no difference to it
+    with torch.inference_mode():
+        stock_asks = narrow_vae(8).memory_used_decode  # the width makes no difference to it
     print("| clip, bfloat16 | stock, whole | whole | tiles of 512 | asked for whole | asked for tiles | stock asks |")
     print("|---|---|---|---|---|---|---|")
     for width, height, seconds in CLIPS:
