@@ -38,9 +38,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY / "tools"))
 
 from comfy_server import Server, ServerError, running_server  # noqa: E402
-from demo import WORKFLOW, DemoError, make_checkpoints, run_prompt  # noqa: E402
+from demo import DemoError, make_checkpoints, run_prompt  # noqa: E402
 from small_files import with_small_files, with_small_picture  # noqa: E402
 
+WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_text_to_audio_video.json"
 GIB = 2**30
 # A stage, and what is in the name of every node of it; the first that fits counts.
 STAGES = (("load", "Loader"), ("text", "TextEncode"), ("sampling", "Sampler"), ("decode", "Decode"), ("save", "Save"))

@@ -5,7 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import OviAttention
 from .decode import OviDecode
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
-from .load import OviAudioVAELoader, OviLoraLoader, OviModelLoader, OviTextEncoderLoader
+from .load import OviAudioVAELoader, OviLoraLoader, OviMiniature, OviModelLoader, OviTextEncoderLoader
 from .sampling import OviGuidance, OviSamplerUniPC, OviScheduler
 from .text import OviTextEncode
 from .video import OviSaveVideo
@@ -15,6 +15,7 @@ NODES = [
     OviLoraLoader,
     OviTextEncoderLoader,
     OviAudioVAELoader,
+    OviMiniature,
     OviTextEncode,
     OviImageSize,
     OviLatent,

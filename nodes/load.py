@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..ovi_model.audio_vae import load_audio_vae
 from ..ovi_model.loader import WEIGHT_DTYPES, load_model
 from ..ovi_model.lora import apply_lora
+from ..ovi_model.miniature import load_miniature
 from ..ovi_model.text_encoder import load_text_encoder
 
 SAME_FILE = "in the same file"
@@ -170,3 +171,33 @@ class OviAudioVAELoader(io.ComfyNode):
         """Return the audio VAE."""
         vocoder_path = None if vocoder == SAME_FILE else folder_paths.get_full_path_or_raise("vae", vocoder)
         return io.NodeOutput(load_audio_vae(folder_paths.get_full_path_or_raise("vae", vae), vocoder_path))
+
+
+class OviMiniature(io.ComfyNode):
+    """The miniature in this extension to MODEL, CLIP and two VAEs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviMiniature",
+            display_name="Ovi Miniature",
+            category="Ovi",
+            description="A tiny Ovi of 30 MB that comes with this extension: no download, and a clip in seconds "
+            "on any computer. It was trained on a drawn world of balls that bounce, lamps that flash and faces that "
+            "say 'ba', at 64 x 64 pixels and 37 frames, and knows prompts such as 'A red ball bounces twice. Audio: "
+            "two low knocks.' Made to try every node and to see how they work together, not to make films.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(
+                    "model", display_name="model", tooltip="For 'Ovi Guidance', LoRA loaders and samplers."
+                ),
+                io.Clip.Output("clip", display_name="clip", tooltip="For 'Ovi Text Encode'."),
+                io.Vae.Output("vae", display_name="vae", tooltip="The picture's, for 'Ovi Latent' and 'Ovi Decode'."),
+                io.Vae.Output("audio_vae", display_name="audio_vae", tooltip="The sound's, for 'Ovi Decode'."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """Return the four parts."""
+        return io.NodeOutput(*load_miniature())

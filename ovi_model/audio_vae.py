@@ -1,8 +1,6 @@
 """Ovi's audio VAE: the two published files (MMAudio's 16 kHz VAE and BigVGAN) as ComfyUI's one audio VAE."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.model_management
@@ -16,6 +14,7 @@ from torchaudio.functional import melscale_fbanks
 
 from .compat import on_device
 from .config import AUDIO_CHANNELS, SAMPLE_RATE
+from .core_vae import vae_around
 from .vocoder import LONGEST, vocode
 from .weight_file import find_undefined, read_weights
 
@@ -81,8 +80,7 @@ def load_audio_vae(vae_path: str | Path, vocoder_path: str | Path | None = None)
     Raises ValueError if a half is absent, in the wrong place, of another size, or not finite.
     """
     model, weights = read_model(vae_path, vocoder_path)
-    with _core_takes(model):
-        built = comfy.sd.VAE(sd=weights)
+    built = vae_around(model, weights, autoencoder, "AudioAutoencoder")
     built.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
     return built
 
@@ -221,17 +219,6 @@ def _complete(
             raise ValueError(f"{file}: '{own_name}' has shape {shapes}.")
         complete[name] = found
     return complete
-
-
-@contextmanager
-def _core_takes(model: SizedAutoencoder) -> Iterator[None]:
-    """Let comfy.sd.VAE take this model for its audio autoencoder while the context is open."""
-    original = autoencoder.AudioAutoencoder
-    autoencoder.AudioAutoencoder = lambda mode: model  # noqa: ARG005
-    try:
-        yield
-    finally:
-        autoencoder.AudioAutoencoder = original
 
 
 def is_audio_vae(vae: comfy.sd.VAE) -> bool:

@@ -1,4 +1,7 @@
-"""Makes one clip with its sound from small checkpoints in a real ComfyUI server, and draws its contact sheet."""
+"""Makes one clip with its sound in a real ComfyUI server, draws its contact sheet and judges it.
+
+The miniature that lies in this repository makes it. Another workflow is run with small random checkpoints instead.
+"""
 
 import argparse
 import asyncio
@@ -14,9 +17,11 @@ import aiohttp
 import torch
 from comfy_server import REPOSITORY, Server, ServerError, make_base_directory, running_server, validation_text
 from contact_sheet import Clip, draw_sheet, read_clip
+from miniature.asked import asked_scene, describe, faults, judge_file, parse_scene, uses_miniature, with_request
+from miniature.world import Scene
 from small_files import with_small_files, with_small_picture
 
-WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_text_to_audio_video.json"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_miniature.json"
 CHECKPOINTS = REPOSITORY / "tools" / "make_small_checkpoints.py"
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov")
 BAR_WIDTH = 32
@@ -136,19 +141,49 @@ def make_checkpoints(comfyui: Path, models: Path) -> None:
         raise DemoError(f"{CHECKPOINTS.name} failed:\n{made.stdout}{made.stderr}")
 
 
-def make_clip(comfyui: Path, base: Path, workflow: Path) -> tuple[Path, dict]:
-    """Run the workflow in a server of its own; return the path of the video and the workflow."""
-    prompt = with_small_picture(with_small_files(json.loads(workflow.read_text(encoding="utf-8"))))
+def read_workflow(arguments: argparse.Namespace) -> dict:
+    """Return the workflow with what the command line asks for, or with small files if it is no miniature's."""
+    prompt = json.loads(arguments.workflow.read_text(encoding="utf-8"))
+    prompt = with_request(prompt, arguments.scene, arguments.seed)
+    return prompt if uses_miniature(prompt) else with_small_picture(with_small_files(prompt))
+
+
+def make_clip(comfyui: Path, base: Path, prompt: dict) -> Path:
+    """Run the workflow in a server of its own; return the path of the video."""
     make_base_directory(base)
-    say("making small checkpoints")
-    make_checkpoints(comfyui, base / "models")
+    if not uses_miniature(prompt):
+        say("making small checkpoints")
+        make_checkpoints(comfyui, base / "models")
     say("starting ComfyUI")
     with running_server(comfyui, base, cpu=not torch.cuda.is_available()) as server:
         try:
-            say(f"running {workflow.name} at {server.url}")
-            return saved_video(asyncio.run(run_prompt(server, prompt, ProgressBar(prompt))), base / "output"), prompt
+            say(f"running the workflow at {server.url}")
+            return saved_video(asyncio.run(run_prompt(server, prompt, ProgressBar(prompt))), base / "output")
         except (DemoError, ServerError) as error:
             raise DemoError(f"{error}\n\nLast lines of {server.log}:\n{server.log_tail()}") from error
+
+
+def show_clip(video: Path, prompt: dict, check: bool) -> None:
+    """Draw the clip's sheet, print both paths and what is judged; check: raise DemoError if anything is wrong."""
+    clip, sheet = read_clip(video), video.with_suffix(".png")
+    draw_sheet(clip).save(sheet)
+    print(f"video: {video}\nsheet: {sheet}")
+    if check:
+        check_clip(clip, frames_asked(prompt))
+    asked = asked_scene(prompt) if uses_miniature(prompt) else None
+    if asked:
+        verdict = judge_file(video, asked)
+        print(*describe(verdict), sep="\n")
+        if check and (wrong := faults(verdict)):
+            raise DemoError(f"{video}: " + "; ".join(wrong))
+
+
+def scene(text: str) -> Scene:
+    """Read --scene for argparse, which shows the words of this error alone."""
+    try:
+        return parse_scene(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def say(line: str) -> None:
@@ -157,30 +192,28 @@ def say(line: str) -> None:
 
 
 def main() -> int:
-    """Make the clip and its sheet and print both paths; return the exit status."""
+    """Make the clip and show what became of it; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder (demo.sh finds it)")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "demo_output", help="where everything is written")
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="an API-format workflow that saves a video")
-    parser.add_argument("--check", action="store_true", help="fail unless rate, frames and sound are as they should be")
+    parser.add_argument("--scene", type=scene, help="what to show instead of the workflow's: ball,red,3,low")
+    parser.add_argument("--seed", type=int, help="of the noise, instead of the workflow's")
+    parser.add_argument("--check", action="store_true", help="fail unless rate, frames, sound and scene are as asked")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
     try:
-        video, prompt = make_clip(arguments.comfyui.resolve(), arguments.output.resolve(), arguments.workflow)
-        clip = read_clip(video)
-        sheet = video.with_suffix(".png")
-        draw_sheet(clip).save(sheet)
-        if arguments.check:
-            check_clip(clip, frames_asked(prompt))
+        prompt = read_workflow(arguments)
+        video = make_clip(arguments.comfyui.resolve(), arguments.output.resolve(), prompt)
+        say(f"done in {time.monotonic() - start:.0f} s")
+        show_clip(video, prompt, arguments.check)
     except (DemoError, ServerError, OSError, ValueError) as error:
         say(f"failed: {error}")
         return 1
     except KeyboardInterrupt:
         say("stopped")
         return 130
-    say(f"done in {time.monotonic() - start:.0f} s")
-    print(f"video: {video}\nsheet: {sheet}")
     return 0
 
 

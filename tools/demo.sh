@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes one small clip with its sound in a real ComfyUI server; arguments go to demo.py (--help lists them).
+# Makes one clip with its sound in a real ComfyUI server and judges it; arguments go to demo.py (--help lists them).
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/runtime.sh"

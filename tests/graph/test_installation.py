@@ -23,7 +23,7 @@ def test_any_folder_name_and_a_second_copy(runtime, tmp_path, monkeypatch, name)
     assert asyncio.run(runtime.nodes.load_custom_node(str(folder), module_parent="custom_nodes"))
 
     loaded = set(runtime.nodes.NODE_CLASS_MAPPINGS)
-    assert len(loaded) == 15
+    assert len(loaded) == 16
     assert loaded <= set(known)
     entries = [entry for entry in comfy.supported_models.models if entry.unet_config.get("image_model") == "ovi"]
     assert len(entries) == 1

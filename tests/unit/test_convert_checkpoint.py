@@ -12,6 +12,7 @@ import small_weights
 import torch
 from comfy.ldm.mmaudio.vae import autoencoder
 from comfyui_ovi.ovi_model import audio_vae, checkpoint, loader
+from comfyui_ovi.ovi_model.core_vae import vae_around
 from goldens import load_json, relative_error
 from layout_writers import in_blocks, scaled_fp8, two_files
 from safetensors import safe_open
@@ -181,8 +182,7 @@ class TestAudio:
         stored = load_file(merged)
         assert all(x.dtype == torch.float32 for x in stored.values())
         # Core's own loader, with its own class at the small width.
-        with audio_vae._core_takes(audio_vae.SizedAutoencoder(16, 64)):
-            stock = comfy.sd.VAE(sd=stored)
+        stock = vae_around(audio_vae.SizedAutoencoder(16, 64), stored, autoencoder, "AudioAutoencoder")
         assert torch.equal(self.sound(stock), expected)
 
     def test_nothing_is_left_that_core_would_have_to_make_up(self, convert, pair):

@@ -18,6 +18,7 @@ CONTRACT = {
     ),
     "OviTextEncoderLoader": ({"text_encoder": None}, ["CLIP"]),
     "OviAudioVAELoader": ({"vae": None, "vocoder": SAME_FILE}, ["VAE"]),
+    "OviMiniature": ({}, ["MODEL", "CLIP", "VAE", "VAE"]),
     "OviTextEncode": (
         {
             "clip": None,

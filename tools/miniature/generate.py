@@ -1,0 +1,119 @@
+"""Makes clips in this process with the nodes that a workflow has: this extension's, and core's custom sampler."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from find_comfyui import EXTENSION
+from torch import Tensor
+from torchaudio.functional import resample
+
+from .world import FRAMES, SAMPLE_RATE, SIZE, Clip
+
+PACKAGE = "comfyui_ovi"
+SHIFT = 5.0
+CORE_RATE = 44100  # Hz, where a VAE of ComfyUI does not tell it
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a workflow sets for its sampler."""
+
+    steps: int = 20
+    video_cfg: float = 4.0
+    audio_cfg: float = 3.0
+    skip_layer: int = 0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A miniature, loaded."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    audio_vae: Any
+
+
+def import_nodes() -> SimpleNamespace:
+    """Return the nodes by their names; ComfyUI must be on the import path."""
+    if PACKAGE not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            PACKAGE, EXTENSION / "__init__.py", submodule_search_locations=[str(EXTENSION)]
+        )
+        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[PACKAGE])
+    from comfy_extras import nodes_custom_sampler
+
+    ours = sys.modules[f"{PACKAGE}.nodes"]
+    core = (
+        nodes_custom_sampler.CFGGuider,
+        nodes_custom_sampler.RandomNoise,
+        nodes_custom_sampler.SamplerCustomAdvanced,
+    )
+    return SimpleNamespace(**{node.__name__: node for node in (*ours.NODES, *core)})
+
+
+def load(folder: Path) -> Parts:
+    """Load the four files of a miniature."""
+    import_nodes()
+    miniature = importlib.import_module(f"{PACKAGE}.ovi_model.miniature")
+    return Parts(*miniature.load_miniature(folder))
+
+
+def without_fusion(parts: Parts) -> Parts:
+    """Return the parts with towers that read zeros of each other: the values of the fusion are set to nothing."""
+    model = parts.model.clone()
+    values = {name: weight for name, weight in model.model.state_dict().items() if ".v_fusion." in name}
+    model.add_patches({name: ("set", (torch.zeros_like(weight),)) for name, weight in values.items()})
+    return Parts(model, parts.clip, parts.vae, parts.audio_vae)
+
+
+def make_clip(
+    parts: Parts, caption: str, seed: int, guidance: Guidance, first_frame: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return frames [F, H, W, 3] and sound [samples] of a caption, from a first frame [H, W, 3] if there is one."""
+    nodes = import_nodes()
+    negatives = {name: _default(nodes.OviTextEncode, name) for name in ("video_negative", "audio_negative")}
+    positive, negative = _run(nodes.OviTextEncode, clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives)
+    image = {} if first_frame is None else {"vae": parts.vae, "start_image": first_frame[None]}
+    (latent,) = _run(nodes.OviLatent, width=SIZE, height=SIZE, length=FRAMES, batch_size=1, **image)
+    scales = {"audio_cfg": guidance.audio_cfg, "skip_layer": guidance.skip_layer}
+    (model,) = _run(nodes.OviGuidance, model=parts.model, start_percent=0.0, end_percent=1.0, **scales)
+    (guider,) = _run(nodes.CFGGuider, model=model, positive=positive, negative=negative, cfg=guidance.video_cfg)
+    (sigmas,) = _run(nodes.OviScheduler, steps=guidance.steps, shift=SHIFT, denoise=1.0)
+    (sampler,) = _run(nodes.OviSamplerUniPC)
+    (noise,) = _run(nodes.RandomNoise, noise_seed=seed)
+    how = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
+    sampled, _ = _run(nodes.SamplerCustomAdvanced, latent_image=latent, **how)
+    return _decode(nodes, parts, sampled)
+
+
+def through_codecs(parts: Parts, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Return frames and sound of a clip as both VAEs and the vocoder give them back."""
+    nodes = import_nodes()
+    # ComfyUI's VAE takes sound at a rate of its own, [B, samples, 1].
+    waveform = resample(clip.sound, SAMPLE_RATE, getattr(parts.audio_vae, "audio_sample_rate", CORE_RATE))
+    sound = {"samples": parts.audio_vae.encode(waveform[None, :, None])}
+    picture = {"samples": parts.vae.encode(clip.frames)}
+    (latent,) = _run(nodes.OviConcatLatent, video_latent=picture, audio_latent=sound)
+    return _decode(nodes, parts, latent)
+
+
+def _decode(nodes: SimpleNamespace, parts: Parts, latent: dict) -> tuple[Tensor, Tensor]:
+    frames, sound = _run(nodes.OviDecode, samples=latent, vae=parts.vae, audio_vae=parts.audio_vae, tiling="auto")
+    return frames.float(), sound["waveform"][0, 0].float()
+
+
+def _run(node, **inputs) -> tuple:
+    return node.execute(**inputs).result
+
+
+def _default(node, name: str) -> Any:
+    return next(given.default for given in node.define_schema().inputs if given.id == name)

@@ -1,0 +1,90 @@
+"""Every number of the miniature's training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Captions in training are of seeds below this; every other seed was never seen.
+TRAINING_SEEDS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast one part is trained."""
+
+    steps: int
+    batch: int
+    rate: float  # of AdamW, at its highest
+    muon: float = 0.0  # rate of Muon for the matrices of blocks; 0: AdamW for all
+    decay: float = 0.01
+    ema: float = 0.995
+    clip: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class VideoVAESettings:
+    """Wan 2.2's video VAE."""
+
+    dim: int = 16
+    clips: int = 600  # rendered once and kept
+    window: int = 9  # frames
+    noise: float = 0.1  # width of the posterior, fixed
+    prior: float = 1e-4  # weight of mean(mu^2)
+    schedule: Schedule = Schedule(steps=800, batch=8, rate=3e-3)
+
+
+@dataclass(frozen=True)
+class AudioVAESettings:
+    """MMAudio's VAE of mel bands."""
+
+    hidden_dim: int = 32
+    clips: int = 1500
+    noise: float = 0.1
+    prior: float = 1e-4
+    schedule: Schedule = Schedule(steps=1500, batch=16, rate=2e-3)
+
+
+@dataclass(frozen=True)
+class VocoderSettings:
+    """BigVGAN."""
+
+    channels: int = 128
+    window: int = 32  # mel frames
+    noise: float = 0.1  # width of what is added to mel bands, log10
+    schedule: Schedule = Schedule(steps=2500, batch=8, rate=1e-3)
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """umT5, trained to guess hidden words of captions."""
+
+    vocabulary: int = 400
+    width: int = 64
+    ffn: int = 128
+    head: int = 16
+    heads: int = 4
+    layers: int = 2
+    hidden: float = 0.25  # share of tokens
+    schedule: Schedule = Schedule(steps=600, batch=64, rate=3e-3)
+
+
+@dataclass(frozen=True)
+class TowersSettings:
+    """The twin DiT: each tower alone, then both."""
+
+    dim: int = 256
+    ffn: int = 384
+    layers: int = 4
+    patch_hidden: int = 128
+    clips: int = 6000
+    shift: float = 3.0  # of the timestep, towards noise
+    drop_text: float = 0.15
+    first_frame: float = 0.35  # share of clips whose first frame is given
+    audio: Schedule = Schedule(steps=900, batch=64, rate=1e-3, muon=1e-3, ema=0.998)
+    video: Schedule = Schedule(steps=900, batch=64, rate=1e-3, muon=1e-3, ema=0.998)
+    joint: Schedule = Schedule(steps=3000, batch=64, rate=1e-3, muon=1e-3, ema=0.998)
+
+
+VIDEO_VAE, AUDIO_VAE, VOCODER = VideoVAESettings(), AudioVAESettings(), VocoderSettings()
+TEXT, TOWERS = TextSettings(), TowersSettings()
