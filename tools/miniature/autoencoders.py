@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import parts
 import torch
-from loop import Losses, train
-from settings import AUDIO_VAE, VIDEO_VAE, VOCODER
 from torch import Tensor, nn
 from torch.nn import functional
-from world import TRAINING_SCENES, Clip, film
+
+from . import parts
+from .loop import Losses, train
+from .settings import AUDIO_VAE, VIDEO_VAE, VOCODER
+from .world import TRAINING_SCENES, Clip, film, room
 
 FFT_SIZES = (256, 512, 1024, 2048)
 
@@ -23,21 +24,23 @@ def draw_clips(count: int) -> list[Clip]:
 
 def train_video_vae(folder: Path) -> nn.Module:
     """Train on windows of clips; the latent's noise has a fixed width, so that neighbours decode alike."""
-    settings = VIDEO_VAE
+    settings, batch = VIDEO_VAE, VIDEO_VAE.schedule.batch
     vae = parts.video_vae(settings)
     films = torch.stack([(255 * clip.frames).round().byte() for clip in draw_clips(settings.clips)])
+    empty = (room() * 2 - 1).movedim(-1, 0).unsqueeze(1)
 
     def losses_of(generator: torch.Generator) -> Losses:
-        batch = settings.schedule.batch
         chosen = torch.randint(len(films), (batch,), generator=generator)
         starts = torch.randint(films.shape[1] - settings.window + 1, (batch,), generator=generator)
-        windows = [films[i, start : start + settings.window] for i, start in zip(chosen, starts, strict=True)]
-        frames = torch.stack(windows).movedim(-1, 1) / 127.5 - 1
+        cut = [films[i, start : start + settings.window] for i, start in zip(chosen, starts, strict=True)]
+        frames = torch.stack(cut).movedim(-1, 1) / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16):
             mean = vae.encode(frames).float()
             made = vae.decode(_blurred(mean, settings.noise, generator))
-        error = made.float() - frames
-        picture = error.abs().mean() + 2 * error.square().mean()
+        # The thing fills a twentieth of the picture.
+        weight = 1 + settings.thing * ((frames - empty).abs().amax(1, keepdim=True) > 0.1)
+        error = (made.float() - frames) * weight / weight.mean()
+        picture = error.abs().mean() + 2 * (error * (made.float() - frames)).mean()
         return {"loss": picture + settings.prior * mean.square().mean(), "L1": error.abs().mean(), "size": mean.std()}
 
     return train("video_vae", folder, vae, settings.schedule, losses_of)

@@ -12,11 +12,6 @@ from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 
-OVI = "diffusion_models/ovi_miniature.safetensors"
-UMT5 = "text_encoders/umt5_miniature.safetensors"
-VIDEO_VAE = "vae/wan22_miniature.safetensors"
-AUDIO_VAE = "vae/mmaudio_miniature.safetensors"
-
 
 def write_file(path: Path, weights: Weights, dtype: torch.dtype) -> None:
     """Write under a temporary name and rename; fractions become dtype."""
@@ -54,7 +49,7 @@ def write_video_vae(path: Path, vae: nn.Module, means: Tensor, size: float) -> N
 def write_audio_vae(path: Path, vae: nn.Module, vocoder: nn.Module, size: float) -> None:
     """Write VAE and vocoder in ComfyUI's one file, the VAE's latents with deviation 1.
 
-    The decoder normalises what its first layer gives, which has no bias: the size of a latent makes no difference to it.
+    The decoder normalises what its first layer gives, which has no bias: the size of a latent is nothing to it.
     """
     plain = {name.replace("parametrizations.weight.original", "weight"): tensor for name, tensor in _used(vae).items()}
     gain = plain["encoder.learnable_gain"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from autoencoders import draw_clips, draw_sounds
-from ovi_model.text_encoder import load_text_encoder
-from text import AUDIO_NEGATIVE, VIDEO_NEGATIVE
 from torch import Tensor, nn
-from towers import Texts
-from world import TRAINING_SCENES
+
+from ovi_model.text_encoder import load_text_encoder
+
+from .autoencoders import draw_clips, draw_sounds
+from .text import AUDIO_NEGATIVE, VIDEO_NEGATIVE
+from .towers import Texts
+from .world import TRAINING_SCENES
 
 ENCODED_AT_ONCE = 25
 

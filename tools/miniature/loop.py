@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw
-from settings import Schedule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .settings import Schedule
+
 # Losses by name; the first is the one that is minimised.
 Losses = dict[str, Tensor]
+Matrices = list[tuple[nn.Parameter, nn.Parameter]]
+# Matrices and convolutions between the first and the last layers of transformers and of the video VAE.
+INNER = re.compile(r"(blocks\.\d+\.|residual\.\d+\.).*weight$")
 SAVE_EVERY = 60.0  # seconds
 
 
@@ -26,7 +31,7 @@ def train(
 
     losses_of: computes the losses of one batch, drawn from the given generator.
     """
-    optimisers = make_optimisers(part, schedule)
+    optimisers, matrices = make_optimisers(part, schedule)
     schedulers = [
         torch.optim.lr_scheduler.OneCycleLR(
             optimiser, [group["lr"] for group in optimiser.param_groups], schedule.steps, pct_start=0.05
@@ -55,10 +60,12 @@ def train(
         losses = losses_of(torch.Generator().manual_seed(schedule.seed + step))
         next(iter(losses.values())).backward()
         nn.utils.clip_grad_norm_(part.parameters(), schedule.clip)
+        for weight, matrix in matrices:
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         for optimiser, scheduler in zip(optimisers, schedulers, strict=True):
             optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
             scheduler.step()
+        part.zero_grad(set_to_none=True)
         average.update_parameters(part)
         history.append({key: float(value.detach()) for key, value in losses.items()})
         if step % 50 == 49 or step == schedule.steps - 1:
@@ -70,19 +77,24 @@ def train(
     return part.eval()
 
 
-def make_optimisers(part: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Return AdamW for all weights; or Muon for the blocks' matrices and AdamW for the rest, if the schedule says so."""
+def make_optimisers(part: nn.Module, schedule: Schedule) -> tuple[list[torch.optim.Optimizer], Matrices]:
+    """Return AdamW for all weights; or, if there is a rate for it, Muon for the inner matrices and AdamW for the rest.
+
+    Muon knows matrices alone, so that a convolution is one to it, in the same memory: its weight, and how Muon sees it.
+    """
     named = [(name, weight) for name, weight in part.named_parameters() if weight.requires_grad]
-    matrices = [weight for name, weight in named if schedule.muon and weight.ndim == 2 and "blocks." in name]
-    others = [weight for _, weight in named if not any(weight is matrix for matrix in matrices)]
+    inner = {name for name, weight in named if schedule.muon and weight.ndim > 1 and INNER.search(name)}
+    matrices = [(weight, nn.Parameter(weight.detach().flatten(1))) for name, weight in named if name in inner]
+    others = [weight for name, weight in named if name not in inner]
     optimisers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(others, schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.decay, fused=True)
     ]
     if matrices:
+        seen = [matrix for _, matrix in matrices]
         optimisers.append(
-            torch.optim.Muon(matrices, schedule.muon, weight_decay=schedule.decay, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(seen, schedule.muon, weight_decay=schedule.decay, adjust_lr_fn="match_rms_adamw")
         )
-    return optimisers
+    return optimisers, matrices
 
 
 def write_whole(path: Path, content: dict) -> None:

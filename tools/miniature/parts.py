@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from comfy import ops
+from comfy.ldm.wan.vae import CausalConv3d
 from comfy.ldm.wan.vae2_2 import WanVAE
 from comfy.text_encoders.t5 import T5, T5LayerNorm
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
 from ovi_model.audio_vae import SizedAutoencoder, mel_basis, unit_length
 from ovi_model.config import AUDIO_CHANNELS, VIDEO_CHANNELS, AudioTowerConfig, VideoTowerConfig
 from ovi_model.model import OviModel
-from settings import TEXT, TOWERS, AudioVAESettings, VideoVAESettings, VocoderSettings
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+
+from .settings import TEXT, TOWERS, AudioVAESettings, VideoVAESettings, VocoderSettings
 
 # ComfyUI's layers leave their weights as they find them, for a checkpoint fills them; these know how to.
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
@@ -37,9 +43,28 @@ def initialise(part: nn.Module) -> nn.Module:
 
 
 def video_vae(settings: VideoVAESettings) -> nn.Module:
-    """ComfyUI's Wan 2.2 VAE at a small width."""
+    """ComfyUI's Wan 2.2 VAE at a small width, in which frames mix only where time is made coarser or finer.
+
+    All other weights for frames before are zero. That is a third of the work, and makes a frame depend on so few before
+    it that training on short windows is enough.
+    """
     width = settings.dim
-    return initialise(WanVAE(dim=width, dec_dim=width, z_dim=48, temperal_downsample=[False, True, True]))
+    vae = initialise(WanVAE(dim=width, dec_dim=width, z_dim=VIDEO_CHANNELS, temperal_downsample=[False, True, True]))
+    for name, layer in vae.named_modules():
+        if isinstance(layer, CausalConv3d) and layer.kernel_size == (3, 3, 3):
+            layer.weight.data[:, :, :-1] = 0
+            if name.endswith("residual.6"):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+            layer.forward = partial(_each_frame, layer)
+    return vae
+
+
+def _each_frame(layer: nn.Conv3d, frames: Tensor, *_past, **_cache) -> Tensor:
+    """Run a convolution on [B, C, F, H, W] whose weights for frames before are zero."""
+    apart = frames.transpose(1, 2)
+    made = functional.conv2d(apart.flatten(0, 1), layer.weight[:, :, -1], layer.bias, padding=1)
+    return made.unflatten(0, apart.shape[:2]).transpose(1, 2)
 
 
 class UnitLength(nn.Module):
@@ -76,9 +101,7 @@ def twin_dit(text_length: int) -> OviModel:
     same = {"dim": TOWERS.dim, "ffn_dim": TOWERS.ffn, "num_layers": TOWERS.layers, "text_dim": TEXT.width}
     same |= {"freq_dim": 256, "num_heads": TOWERS.dim // 128, "text_length": text_length}
     video = VideoTowerConfig(in_dim=VIDEO_CHANNELS, out_dim=VIDEO_CHANNELS, **same)
-    audio = AudioTowerConfig(
-        in_dim=AUDIO_CHANNELS, out_dim=AUDIO_CHANNELS, patch_hidden=TOWERS.patch_hidden, **same
-    )
+    audio = AudioTowerConfig(in_dim=AUDIO_CHANNELS, out_dim=AUDIO_CHANNELS, patch_hidden=TOWERS.patch_hidden, **same)
     model = initialise(OviModel(video, audio, operations=ops.disable_weight_init, dtype=torch.float32))
     for tower in (model, model.audio_model):
         # The first velocity is zero, as usual for diffusion transformers.

@@ -29,9 +29,10 @@ class VideoVAESettings:
     dim: int = 16
     clips: int = 600  # rendered once and kept
     window: int = 9  # frames
+    thing: float = 10.0  # weight of the thing's pixels, added to the 1 of all
     noise: float = 0.1  # width of the posterior, fixed
     prior: float = 1e-4  # weight of mean(mu^2)
-    schedule: Schedule = Schedule(steps=800, batch=8, rate=3e-3)
+    schedule: Schedule = Schedule(steps=900, batch=16, rate=2e-3, muon=3e-3)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class TowersSettings:
     ffn: int = 384
     layers: int = 4
     patch_hidden: int = 128
-    clips: int = 6000
+    clips: int = 3240
     shift: float = 3.0  # of the timestep, towards noise
     drop_text: float = 0.15
     first_frame: float = 0.35  # share of clips whose first frame is given

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import parts
 import torch
 from comfy.text_encoders.t5 import T5LayerNorm
-from loop import Losses, train
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from settings import TEXT
 from torch import Tensor, nn
 from torch.nn import functional
-from world import TRAINING_SCENES
+
+from . import parts
+from .loop import Losses, train
+from .settings import TEXT
+from .world import TRAINING_SCENES
 
 # The negative prompts that nodes suggest; guidance leads away from them, so training must have seen them.
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"

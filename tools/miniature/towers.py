@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import parts
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from loop import Losses, train
+from torch import Tensor
+
 from ovi_model.config import TEXT_LENGTH
 from ovi_model.model import OviModel
-from settings import TOWERS, Schedule
-from torch import Tensor
+
+from . import parts
+from .loop import Losses, train
+from .settings import TOWERS, Schedule
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,6 @@ class Texts:
     negatives: tuple[Tensor, Tensor]  # video's and audio's, [T, width]
 
 
-def train_towers(folder: Path, latents: Latents, texts: Texts) -> OviModel:
-    """Train the audio tower on sound, the video tower on pictures, then both together."""
-    audio = train_alone("audio_tower", folder, TOWERS.audio, latents, texts)
-    video = train_alone("video_tower", folder, TOWERS.video, latents, texts)
-    return train_jointly(folder, video, audio, latents, texts)
-
-
 def train_alone(name: str, folder: Path, schedule: Schedule, latents: Latents, texts: Texts) -> OviModel:
     """Train one tower without the other."""
     sees = name == "video_tower"
@@ -58,9 +52,8 @@ def train_alone(name: str, folder: Path, schedule: Schedule, latents: Latents, t
     return train(name, folder, model, schedule, losses_of)
 
 
-def train_jointly(folder: Path, video: OviModel, audio: OviModel, latents: Latents, texts: Texts) -> OviModel:
-    """Train both towers, as trained alone, with the layers that join them, which add nothing at first."""
-    model = join(video, audio)
+def train_jointly(folder: Path, model: OviModel, latents: Latents, texts: Texts) -> OviModel:
+    """Train both towers and the layers that join them."""
 
     def losses_of(generator: torch.Generator) -> Losses:
         batch = draw(latents, texts, TOWERS.joint.batch, generator)
@@ -77,7 +70,7 @@ def train_jointly(folder: Path, video: OviModel, audio: OviModel, latents: Laten
 
 
 def join(video: OviModel, audio: OviModel) -> OviModel:
-    """Return the video tower of one model with the audio tower of another."""
+    """Return the video tower of one model with the audio tower of another; what joins them adds nothing as yet."""
     weights = {name: weight for name, weight in video.state_dict().items() if not name.startswith("audio_model.")}
     weights |= {name: weight for name, weight in audio.state_dict().items() if name.startswith("audio_model.")}
     for name in weights:
@@ -98,10 +91,10 @@ class Noised:
 
     def error(self, made: Tensor) -> Tensor:
         """Mean squared error of the velocity, but for what was given clean."""
-        squares = (made.float() - self.velocity).square().flatten(3).mean(-1) if made.ndim == 5 else None
+        squares = (made.float() - self.velocity).square().flatten(3).mean((1, 3)) if made.ndim == 5 else None
         if squares is None:
             return (made.float() - self.velocity).square().mean()
-        noised = (self.time > 0).float().unsqueeze(1).expand_as(squares)
+        noised = (self.time > 0).float()
         return (squares * noised).sum() / noised.sum()
 
 
@@ -112,7 +105,7 @@ class Batch:
 
 
 def draw(latents: Latents, texts: Texts, size: int, generator: torch.Generator) -> Batch:
-    """Draw clips with their captions, one noise level for both streams of each, at times a first frame or no caption."""
+    """Draw clips and captions, with one noise level for both streams; at times a clean first frame or no caption."""
 
     def share(portion: float) -> Tensor:
         return torch.rand(size, generator=generator) < portion
@@ -159,5 +152,3 @@ def reads_padding(*texts: Tensor) -> dict:
         return attention_pytorch(query, key, value, heads, mask=mask)
 
     return {"optimized_attention_override": attend}
-
-

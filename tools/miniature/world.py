@@ -130,13 +130,14 @@ def _paint(frame: Tensor, shape: Tensor, colour: Colour) -> Tensor:
     return frame + shape[..., None] * (torch.tensor(colour) - frame)
 
 
-def _room() -> Tensor:
+def room() -> Tensor:
+    """Return the picture [H, W, 3] without a thing."""
     wall = torch.tensor(WALL).expand(SIZE, SIZE, 3)
     return _paint(wall, _rectangle(SIZE / 2, SIZE, SIZE, SIZE - GROUND_Y), GROUND)
 
 
 def _draw_ball(colour: Colour, events: list[int], size: float, chance: random.Random):
-    """A ball that hangs, falls, rises after each impact so that it is down at the next one, and rests after the last."""
+    """A ball that hangs, falls, rises after each impact so as to be down at the next one, and rests after the last."""
     radius, x, height = 5 + 3 * size, chance.uniform(12, SIZE - 12), chance.uniform(22, 34)
     fall = math.sqrt(2 * height / FALL)
 
@@ -153,7 +154,7 @@ def _draw_ball(colour: Colour, events: list[int], size: float, chance: random.Ra
         # Flat at the moment of impact, so that it is seen in one frame alone.
         flat = 0.7 if frame in events else 1.0
         y = GROUND_Y - radius * flat - height_at(frame)
-        frames.append(_paint(_room(), _ellipse(x, y, radius / flat**0.5, radius * flat), colour))
+        frames.append(_paint(room(), _ellipse(x, y, radius / flat**0.5, radius * flat), colour))
     return torch.stack(frames), (x, GROUND_Y - radius - height)
 
 
@@ -164,7 +165,7 @@ def _lasts(frame: int, events: list[int], length: int) -> bool:
 def _draw_lamp(colour: Colour, events: list[int], size: float, chance: random.Random):
     """A lamp on a stand, dim between its flashes."""
     radius, x, y = 7 + 3 * size, chance.uniform(14, SIZE - 14), chance.uniform(18, 30)
-    stand = _paint(_room(), _rectangle(x, (y + GROUND_Y) / 2, 1.5, (GROUND_Y - y) / 2), DARK)
+    stand = _paint(room(), _rectangle(x, (y + GROUND_Y) / 2, 1.5, (GROUND_Y - y) / 2), DARK)
     off = _paint(stand, _ellipse(x, y, radius, radius), tuple(0.45 * part for part in colour))
     lit = _paint(stand, 0.5 * _ellipse(x, y, 1.6 * radius, 1.6 * radius), colour)
     lit = _paint(lit, _ellipse(x, y, radius, radius), tuple(min(1.0, 0.1 + 1.1 * part) for part in colour))
@@ -174,7 +175,7 @@ def _draw_lamp(colour: Colour, events: list[int], size: float, chance: random.Ra
 def _draw_face(colour: Colour, events: list[int], size: float, chance: random.Random):
     """A face whose mouth opens for every syllable."""
     radius, x, y = 13 + 4 * size, chance.uniform(18, SIZE - 18), chance.uniform(24, 34)
-    head = _paint(_room(), _ellipse(x, y, radius, radius), colour)
+    head = _paint(room(), _ellipse(x, y, radius, radius), colour)
     for side in (-1, 1):
         head = _paint(head, _ellipse(x + side * 0.4 * radius, y - 0.3 * radius, 1.8, 2.2), DARK)
     shut = _paint(head, _rectangle(x, y + 0.42 * radius, 0.42 * radius, 0.8), DARK)
