@@ -10,7 +10,7 @@ from torch import nn
 find_comfyui.import_ovi_model()
 from miniature import export, latents, loop, parts, settings, stages, text, towers, world  # noqa: E402
 
-WORDS, WIDTH = 12, settings.TEXT.width
+WORDS, WIDTH = 14, settings.TEXT.width
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
         for stop in steps:
             torch.manual_seed(0)
             part = nn.Linear(4, 8)
-            schedule = settings.Schedule(steps=20, batch=16, rate=0.01)
+            schedule = settings.Schedule(steps=60, batch=16, rate=0.01)
             calls = iter(range(stop))
 
             losses = losses_of(part)

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ovi_model.audio_vae import SizedAutoencoder
+
 from . import parts
-from .loop import Losses, train
+from .loop import Losses, train, train_repeatedly
 from .settings import AUDIO_VAE, VIDEO_VAE, VOCODER
-from .world import TRAINING_SCENES, Clip, film, room
+from .world import FRAME_RATE, SAMPLE_RATE, TRAINING_SCENES, Clip, film, room
 
 FFT_SIZES = (256, 512, 1024, 2048)
 
 
-def draw_clips(count: int) -> list[Clip]:
-    """Return clips of the training scenes in turn, with the first seeds."""
+def draw_clips(count: int, grid: float | None = None) -> list[Clip]:
+    """Return clips of the training scenes in turn, with the first seeds; grid: of their pitches, in Hz."""
     scenes = len(TRAINING_SCENES)
-    return [film(TRAINING_SCENES[i % scenes], i // scenes) for i in range(count)]
+    return [film(TRAINING_SCENES[i % scenes], i // scenes, grid) for i in range(count)]
 
 
 def train_video_vae(folder: Path) -> nn.Module:
@@ -75,37 +77,52 @@ def train_audio_vae(folder: Path) -> nn.Module:
     return train("audio_vae", folder, vae, settings.schedule, losses_of)
 
 
-def train_vocoder(folder: Path) -> nn.Module:
-    """Train BigVGAN on the spectra of sounds at several resolutions; there is no adversary."""
+def train_vocoder(folder: Path, model: SizedAutoencoder) -> nn.Module:
+    """Train BigVGAN on notes: on the wave itself and on its spectra; there is no adversary.
+
+    It reads mel bands as they are and as the trained VAE of the model gives them back.
+
+    The pitches it is to make are multiples of the rate of mel frames. Such a wave is the same in each frame, so that no
+    phase has to be carried from frame to frame, which takes by far the longest to learn.
+    """
     settings = VOCODER
-    model = parts.audio_autoencoder(AUDIO_VAE, settings)
     converter, vocoder = model.mel_converter, model.vocoder
-    sounds = draw_sounds(AUDIO_VAE.clips)
+    clips = draw_clips(AUDIO_VAE.clips)
+    hop, length = converter.hop_size, settings.window
     with torch.no_grad():
-        mels = converter(sounds)
-    hop = converter.hop_size
+        mels = converter(torch.stack([clip.sound for clip in clips]))
+        again = torch.cat([model.vae.decode(model.vae.encode(part).mean) for part in mels.split(50)])
+    versions = torch.stack([mels, again], 1)
+    sounds = torch.stack([clip.sound for clip in draw_clips(AUDIO_VAE.clips, grid=SAMPLE_RATE / hop)])
     windows = [torch.hann_window(size) for size in FFT_SIZES]
 
-    def losses_of(generator: torch.Generator) -> Losses:
-        batch, length = settings.schedule.batch, settings.window
-        chosen = torch.randint(len(mels), (batch,), generator=generator)
-        starts = torch.randint(mels.shape[-1] - length + 1, (batch,), generator=generator)
-        pairs = list(zip(chosen, starts, strict=True))
-        mel = torch.stack([mels[i, :, start : start + length] for i, start in pairs])
-        sound = torch.stack([sounds[i, start * hop : (start + length) * hop] for i, start in pairs])
-        made = vocoder(_blurred(mel, settings.noise, generator)).squeeze(1)
-        spectra = sum(_spectral_distance(made, sound, window) for window in windows) / len(windows)
-        # The lengths of what is padded at the ends differ from those of the whole sound.
-        bands = (converter(made) - converter(sound)).abs().mean()
-        return {"loss": spectra + bands, "spectra": spectra, "bands": bands}
+    def draw_window(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        number = int(torch.randint(len(clips), (1,), generator=generator))
+        event = clips[number].events[0] * SAMPLE_RATE / FRAME_RATE / hop
+        before = int(torch.randint(2, length, (1,), generator=generator))
+        start = min(max(0, round(event) + length // 2 - before), mels.shape[-1] - length)
+        version = int(torch.randint(2, (1,), generator=generator))
+        mel = versions[number, version, :, start : start + length]
+        return mel, sounds[number, start * hop : (start + length) * hop]
 
-    return train("vocoder", folder, vocoder, settings.schedule, losses_of)
+    def losses_of(generator: torch.Generator) -> Losses:
+        batch = [draw_window(generator) for _ in range(settings.schedules[0].batch)]
+        mel, sound = (torch.stack(part) for part in zip(*batch, strict=True))
+        made = vocoder(_blurred(mel, settings.noise, generator)).squeeze(1)
+        wave = (made - sound).square().mean().sqrt() / (sound.square().mean().sqrt() + 1e-3)
+        spectra = sum(_spectral_distance(made, sound, window) for window in windows) / len(windows)
+        return {"loss": 2 * wave + spectra, "wave": wave, "spectra": spectra}
+
+    return train_repeatedly("vocoder", folder, vocoder, settings.schedules, losses_of)
 
 
 def _spectral_distance(made: Tensor, sound: Tensor, window: Tensor) -> Tensor:
-    """Mean distance of magnitudes, relative to the sound's, and of their logarithms."""
-    size = len(window)
+    """Mean distance of magnitudes, relative to the sound's, and of their logarithms down to -60 dB.
+
+    Below, silence would count for so much that a first, rough tone would be worse than none.
+    """
+    size, floor = len(window), 1e-3 * window.sum() / 2
     spectra = [torch.stft(x, size, size // 4, window=window, return_complex=True).abs() for x in (made, sound)]
-    logarithms = [spectrum.clamp(min=1e-4).log10() for spectrum in spectra]
+    logarithms = [spectrum.clamp(min=floor).log10() for spectrum in spectra]
     relative = (spectra[0] - spectra[1]).norm() / (spectra[1].norm() + 1e-3)
     return relative + functional.l1_loss(*logarithms)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .settings import Schedule
+from .settings import Schedule, Schedules
 
 # Losses by name; the first is the one that is minimised.
 Losses = dict[str, Tensor]
@@ -75,6 +75,19 @@ def train(
             last_save = time.monotonic()
     part.load_state_dict(average.module.state_dict())
     return part.eval()
+
+
+def train_repeatedly(
+    name: str, folder: Path, part: nn.Module, schedules: Schedules, losses_of: Callable[[torch.Generator], Losses]
+) -> nn.Module:
+    """Train a part by one schedule after the other; what each saves and draws has its number in its name."""
+    for number, schedule in enumerate(schedules, start=1):
+        part = train(numbered(name, number), folder, part, schedule, losses_of)
+    return part
+
+
+def numbered(name: str, number: int) -> str:
+    return f"{name}_{number}"
 
 
 def make_optimisers(part: nn.Module, schedule: Schedule) -> tuple[list[torch.optim.Optimizer], Matrices]:

@@ -78,6 +78,9 @@ def audio_autoencoder(vae: AudioVAESettings, vocoder: VocoderSettings) -> SizedA
     """Sound to mel bands, MMAudio's VAE of them and BigVGAN, all ComfyUI's; the VAE's weights are kept at length 1."""
     model = initialise(SizedAutoencoder(vae.hidden_dim, vocoder.channels))
     model.mel_converter.mel_basis.copy_(mel_basis())
+    for name, weight in model.vocoder.named_parameters():
+        if ".convs2." in name:
+            weight.data *= 0.1  # what a block adds is small at first
     for layer in model.vae.modules():
         if isinstance(layer, nn.Conv1d):
             parametrize.register_parametrization(layer, "weight", UnitLength())

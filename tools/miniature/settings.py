@@ -22,6 +22,10 @@ class Schedule:
     seed: int = 0
 
 
+# One after the other, each with its own rise and fall of the learning rate.
+Schedules = tuple[Schedule, ...]
+
+
 @dataclass(frozen=True)
 class VideoVAESettings:
     """Wan 2.2's video VAE."""
@@ -51,9 +55,12 @@ class VocoderSettings:
     """BigVGAN."""
 
     channels: int = 128
-    window: int = 32  # mel frames
-    noise: float = 0.1  # width of what is added to mel bands, log10
-    schedule: Schedule = Schedule(steps=2500, batch=8, rate=1e-3)
+    window: int = 20  # mel frames
+    noise: float = 0.02  # width of what is added to mel bands, log10
+    schedules: Schedules = (
+        Schedule(steps=850, batch=8, rate=2e-3, muon=4e-3),
+        Schedule(steps=600, batch=8, rate=1.5e-3, muon=3e-3, seed=1_000_000),
+    )
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,11 @@ class TowersSettings:
     drop_text: float = 0.15
     first_frame: float = 0.35  # share of clips whose first frame is given
     audio: Schedule = Schedule(steps=900, batch=64, rate=1e-3, muon=1e-3, ema=0.998)
-    video: Schedule = Schedule(steps=900, batch=64, rate=1e-3, muon=1e-3, ema=0.998)
-    joint: Schedule = Schedule(steps=3000, batch=64, rate=1e-3, muon=1e-3, ema=0.998)
+    video: Schedule = Schedule(steps=600, batch=64, rate=1e-3, muon=1e-3, ema=0.998)
+    joint: Schedules = (
+        Schedule(steps=1150, batch=64, rate=1e-3, muon=1e-3, ema=0.998),
+        Schedule(steps=650, batch=64, rate=1e-3, muon=1.5e-3, ema=0.998, seed=1_000_000),
+    )
 
 
 VIDEO_VAE, AUDIO_VAE, VOCODER = VideoVAESettings(), AudioVAESettings(), VocoderSettings()

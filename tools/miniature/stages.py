@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ovi_model import miniature
 
 from . import autoencoders, export, latents, parts, text, towers
-from .loop import write_whole
+from .loop import numbered, write_whole
 from .settings import AUDIO_VAE, TOWERS, VIDEO_VAE, VOCODER
 
 
@@ -23,7 +23,7 @@ def audio_vae(work: Path, _files: Path) -> None:
 
 
 def vocoder(work: Path, _files: Path) -> None:
-    autoencoders.train_vocoder(work)
+    autoencoders.train_vocoder(work, trained_audio(work))
 
 
 def text_encoder(work: Path, files: Path) -> None:
@@ -72,10 +72,13 @@ def files(work: Path, files: Path) -> None:
     seen, heard = (torch.load(work / f"{name}.pt", weights_only=True) for name in ("pictures", "sounds"))
     vae = trained(work, "video_vae", parts.video_vae(VIDEO_VAE))
     sound = trained_audio(work)
-    speaker = trained(work, "vocoder", sound.vocoder)
+    speaker = trained(work, numbered("vocoder", len(VOCODER.schedules)), sound.vocoder)
     export.write_video_vae(files / miniature.VIDEO_VAE, vae, seen["means"], float(seen["size"]))
     export.write_audio_vae(files / miniature.AUDIO_VAE, sound.vae, speaker, float(heard["size"]))
-    export.write_towers(files / miniature.MODEL, trained(work, "both_towers", parts.twin_dit(len(texts["nothing"]))))
+    export.write_towers(
+        files / miniature.MODEL,
+        trained(work, numbered("both_towers", len(TOWERS.joint)), parts.twin_dit(len(texts["nothing"]))),
+    )
 
 
 def trained(work: Path, name: str, part: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from ovi_model.config import TEXT_LENGTH
 from ovi_model.model import OviModel
 
 from . import parts
-from .loop import Losses, train
+from .loop import Losses, train, train_repeatedly
 from .settings import TOWERS, Schedule
 
 
@@ -56,7 +56,7 @@ def train_jointly(folder: Path, model: OviModel, latents: Latents, texts: Texts)
     """Train both towers and the layers that join them."""
 
     def losses_of(generator: torch.Generator) -> Losses:
-        batch = draw(latents, texts, TOWERS.joint.batch, generator)
+        batch = draw(latents, texts, TOWERS.joint[0].batch, generator)
         seen, heard = batch.video, batch.audio
         options = reads_padding(seen.text, heard.text)
         with torch.autocast("cpu", torch.bfloat16):
@@ -66,7 +66,7 @@ def train_jointly(folder: Path, model: OviModel, latents: Latents, texts: Texts)
         losses = {"video": seen.error(made[0]), "audio": heard.error(made[1])}
         return {"loss": losses["video"] + losses["audio"], **losses}
 
-    return train("both_towers", folder, model, TOWERS.joint, losses_of)
+    return train_repeatedly("both_towers", folder, model, TOWERS.joint, losses_of)
 
 
 def join(video: OviModel, audio: OviModel) -> OviModel:

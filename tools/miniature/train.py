@@ -24,8 +24,8 @@ from find_comfyui import import_comfy, import_ovi_model  # noqa: E402
 
 # In the order in which they need each other.
 STAGES = (
-    ("video_vae", "audio_vae", "vocoder", "text_encoder"),
-    ("sounds", "pictures"),
+    ("video_vae", "audio_vae", "text_encoder"),
+    ("vocoder", "sounds", "pictures"),
     ("audio_tower", "video_tower"),
     ("both_towers",),
     ("files",),

@@ -87,8 +87,12 @@ TRAINING_SCENES = [scene for scene in every_scene() if not is_held_out(scene)]
 HELD_OUT_SCENES = [scene for scene in every_scene() if is_held_out(scene)]
 
 
-def film(scene: Scene, seed: int) -> Clip:
-    """Return the clip of a scene that belongs to a seed."""
+def film(scene: Scene, seed: int, grid: float | None = None) -> Clip:
+    """Return the clip of a scene that belongs to a seed.
+
+    grid: in Hz; if given, every pitch is exactly the multiple of it that is nearest to the scene's, and all waves are
+    in step with the beginning of the clip, whenever they are heard.
+    """
     chance = random.Random(f"{scene} {seed}")
     events = [chance.randint(*FIRST_EVENT)]
     events += itertools.islice(itertools.accumulate(_gaps(chance), initial=events[0]), 1, scene.count)
@@ -99,8 +103,9 @@ def film(scene: Scene, seed: int) -> Clip:
     note = {"ball": _knock, "lamp": _beep, "face": _syllable}[scene.thing]
     for event in events:
         pitch = PITCHES[scene.pitch] * chance.uniform(0.97, 1.03)
-        made = note(pitch) * (0.3 + 0.4 * size)
         start = round(event * SAMPLE_RATE / FRAME_RATE)
+        made = note(pitch) if grid is None else note(grid * round(PITCHES[scene.pitch] / grid), start / SAMPLE_RATE)
+        made = made * (0.3 + 0.4 * size)
         sound[start : start + len(made)] += made[: SAMPLES - start]
     return Clip(scene, frames, sound, tuple(events), place)
 
@@ -183,7 +188,7 @@ def _draw_face(colour: Colour, events: list[int], size: float, chance: random.Ra
     return torch.stack([opened if _lasts(frame, events, OPEN) else shut for frame in range(FRAMES)]), (x, y)
 
 
-# Sounds: one note each, 1 at its loudest.
+# Sounds: one note each, 1 at its loudest; start in seconds shifts the phase of its wave.
 
 
 def _seconds(length: float) -> Tensor:
@@ -200,22 +205,22 @@ def _edges(time: Tensor, rise: float, fall: float) -> Tensor:
     return (time / rise).clamp(max=1) * ((time[-1] - time) / fall).clamp(max=1)
 
 
-def _knock(pitch: float) -> Tensor:
+def _knock(pitch: float, start: float = 0.0) -> Tensor:
     time = _seconds(0.25)
-    return _partials(pitch, time, {1: 1.0, 2: 0.3}) * (-time / 0.06).exp() * _edges(time, 0.002, 0.05)
+    return _partials(pitch, start + time, {1: 1.0, 2: 0.3}) * (-time / 0.06).exp() * _edges(time, 0.002, 0.05)
 
 
-def _beep(pitch: float) -> Tensor:
+def _beep(pitch: float, start: float = 0.0) -> Tensor:
     time = _seconds(LIT / FRAME_RATE)
-    return 0.8 * _partials(pitch, time, {1: 1.0, 3: 0.25}) * _edges(time, 0.005, 0.01)
+    return 0.8 * _partials(pitch, start + time, {1: 1.0, 3: 0.25}) * _edges(time, 0.005, 0.01)
 
 
-def _syllable(pitch: float) -> Tensor:
+def _syllable(pitch: float, start: float = 0.0) -> Tensor:
     """A voiced vowel: harmonics under the formants of an 'a' at 750 and 1150 Hz."""
     time = _seconds(0.16)
     strengths = {
         n: 1 / n + sum(math.exp(-(((n * pitch - formant) / 150) ** 2)) for formant in (750, 1150))
         for n in range(1, int(3000 / pitch) + 1)
     }
-    wave = _partials(pitch, time, strengths)
+    wave = _partials(pitch, start + time, strengths)
     return wave / wave.abs().max() * _edges(time, 0.008, 0.07)
