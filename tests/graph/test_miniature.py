@@ -125,8 +125,8 @@ def judged(runtime):
     ]
 
 
-# The bounds are far below what the trained model reaches (tools/miniature/RESULTS.md): they hold for a graph that
-# works, and fail when text, sound, picture or fusion no longer reach the clip.
+# The bounds are far below what the model reaches (tools/miniature/RESULTS.md): they hold for a graph that works, and
+# fail when text, sound or picture no longer reach the clip.
 
 
 def test_the_text_decides_what_is_seen_and_heard(judged):
