@@ -30,12 +30,15 @@ def import_comfy(folder: Path | None) -> None:
 
 def import_ovi_model() -> None:
     """Make `ovi_model` importable without its parent folder, whose `nodes` would hide ComfyUI's own."""
-    if "ovi_model" in sys.modules:
+    import_package("ovi_model", EXTENSION / "ovi_model")
+
+
+def import_package(name: str, folder: Path) -> None:
+    """Import a folder as a package of this name, once."""
+    if name in sys.modules:
         return
-    folder = EXTENSION / "ovi_model"
     spec = importlib.util.spec_from_file_location(
-        "ovi_model", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
-    package = importlib.util.module_from_spec(spec)
-    sys.modules["ovi_model"] = package
-    spec.loader.exec_module(package)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -148,13 +149,13 @@ def lora_weights(sizes: OviSizes, seed: int, rank: int = 4) -> Weights:
     return random_weights(shapes, seed)
 
 
-def tokenizer_model(vocab_size: int) -> Tensor:
-    """Train a sentencepiece vocabulary on CORPUS (pad 0, eos 1, unknown 2, bytes for unseen characters); uint8."""
+def tokenizer_model(vocab_size: int, sentences: Sequence[str] = CORPUS.strip().splitlines()) -> Tensor:
+    """Train a sentencepiece vocabulary on sentences (pad 0, eos 1, unknown 2, bytes for unseen characters); uint8."""
     from sentencepiece import SentencePieceTrainer
 
     written = io.BytesIO()
     SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS.strip().splitlines()),
+        sentence_iterator=iter(sentences),
         model_writer=written,
         vocab_size=vocab_size,
         byte_fallback=True,

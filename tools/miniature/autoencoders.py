@@ -26,14 +26,14 @@ def draw_clips(count: int, grid: float | None = None) -> list[Clip]:
 
 def train_video_vae(folder: Path) -> nn.Module:
     """Train on windows of clips; the latent's noise has a fixed width, so that neighbours decode alike."""
-    settings, batch = VIDEO_VAE, VIDEO_VAE.schedule.batch
+    settings = VIDEO_VAE
     vae = parts.video_vae(settings)
     films = torch.stack([(255 * clip.frames).round().byte() for clip in draw_clips(settings.clips)])
     empty = (room() * 2 - 1).movedim(-1, 0).unsqueeze(1)
 
-    def losses_of(generator: torch.Generator) -> Losses:
-        chosen = torch.randint(len(films), (batch,), generator=generator)
-        starts = torch.randint(films.shape[1] - settings.window + 1, (batch,), generator=generator)
+    def losses_of(generator: torch.Generator, size: int) -> Losses:
+        chosen = torch.randint(len(films), (size,), generator=generator)
+        starts = torch.randint(films.shape[1] - settings.window + 1, (size,), generator=generator)
         cut = [films[i, start : start + settings.window] for i, start in zip(chosen, starts, strict=True)]
         frames = torch.stack(cut).movedim(-1, 1) / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16):
@@ -65,8 +65,8 @@ def train_audio_vae(folder: Path) -> nn.Module:
         mels = model.mel_converter(draw_sounds(settings.clips))
     vae = model.vae
 
-    def losses_of(generator: torch.Generator) -> Losses:
-        chosen = torch.randint(len(mels), (settings.schedule.batch,), generator=generator)
+    def losses_of(generator: torch.Generator, size: int) -> Losses:
+        chosen = torch.randint(len(mels), (size,), generator=generator)
         mel = vae.normalize(mels[chosen])
         mean = vae.encode(mel, normalize=False).mean
         made = vae.decode(_blurred(mean, settings.noise, generator), unnormalize=False)
@@ -105,8 +105,8 @@ def train_vocoder(folder: Path, model: SizedAutoencoder) -> nn.Module:
         mel = versions[number, version, :, start : start + length]
         return mel, sounds[number, start * hop : (start + length) * hop]
 
-    def losses_of(generator: torch.Generator) -> Losses:
-        batch = [draw_window(generator) for _ in range(settings.schedules[0].batch)]
+    def losses_of(generator: torch.Generator, size: int) -> Losses:
+        batch = [draw_window(generator) for _ in range(size)]
         mel, sound = (torch.stack(part) for part in zip(*batch, strict=True))
         made = vocoder(_blurred(mel, settings.noise, generator)).squeeze(1)
         wave = (made - sound).square().mean().sqrt() / (sound.square().mean().sqrt() + 1e-3)

@@ -51,26 +51,16 @@ def write_audio_vae(path: Path, vae: nn.Module, vocoder: nn.Module, size: float)
 
     The decoder normalises what its first layer gives, which has no bias: the size of a latent is nothing to it.
     """
-    plain = {name.replace("parametrizations.weight.original", "weight"): tensor for name, tensor in _used(vae).items()}
-    gain = plain["encoder.learnable_gain"]
-    plain["encoder.learnable_gain"] = (gain + 1) / size - 1
+    plain = {name: weight for name, weight in vae.state_dict().items() if ".parametrizations." not in name}
+    plain |= {f"{name}.weight": layer.weight for name, layer in vae.named_modules() if isinstance(layer, nn.Conv1d)}
+    plain["encoder.learnable_gain"] = (plain["encoder.learnable_gain"] + 1) / size - 1
     weights = {f"vae.{name}": tensor for name, tensor in plain.items()}
     weights |= {f"vocoder.{name}": tensor for name, tensor in vocoder.state_dict().items()}
     write_file(path, weights, torch.float16)
 
 
-def _used(vae: nn.Module) -> Weights:
-    """Return the weights as the layers use them: convolutions of length 1."""
-    weights = dict(vae.state_dict())
-    for name, layer in vae.named_modules():
-        if isinstance(layer, nn.Conv1d):
-            weights[f"{name}.parametrizations.weight.original"] = layer.weight
-    return weights
-
-
-def write_text_encoder(path: Path, encoder: nn.Module, vocabulary: bytes) -> None:
+def write_text_encoder(path: Path, encoder: nn.Module, tokenizer: Tensor) -> None:
     """Write umT5 with its tokenizer."""
-    tokenizer = torch.frombuffer(bytearray(vocabulary), dtype=torch.uint8)
     write_file(path, {**encoder.state_dict(), "spiece_model": tokenizer}, torch.bfloat16)
 
 

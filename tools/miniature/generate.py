@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from find_comfyui import EXTENSION
+from find_comfyui import EXTENSION, import_package
 from torch import Tensor
 from torchaudio.functional import resample
 
@@ -43,12 +43,7 @@ class Parts:
 
 def import_nodes() -> SimpleNamespace:
     """Return the nodes by their names; ComfyUI must be on the import path."""
-    if PACKAGE not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            PACKAGE, EXTENSION / "__init__.py", submodule_search_locations=[str(EXTENSION)]
-        )
-        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[PACKAGE])
+    import_package(PACKAGE, EXTENSION)
     from comfy_extras import nodes_custom_sampler
 
     ours = sys.modules[f"{PACKAGE}.nodes"]

@@ -18,19 +18,16 @@ from .settings import Schedule, Schedules
 
 # Losses by name; the first is the one that is minimised.
 Losses = dict[str, Tensor]
+# Computes them for a batch of a size, drawn from a generator.
+LossesOf = Callable[[torch.Generator, int], Losses]
 Matrices = list[tuple[nn.Parameter, nn.Parameter]]
 # Matrices and convolutions between the first and the last layers of transformers and of the video VAE.
 INNER = re.compile(r"(blocks\.\d+\.|residual\.\d+\.).*weight$")
 SAVE_EVERY = 60.0  # seconds
 
 
-def train(
-    name: str, folder: Path, part: nn.Module, schedule: Schedule, losses_of: Callable[[torch.Generator], Losses]
-) -> nn.Module:
-    """Train a part and return it with its averaged weights; start from the last save in the folder if there is one.
-
-    losses_of: computes the losses of one batch, drawn from the given generator.
-    """
+def train(name: str, folder: Path, part: nn.Module, schedule: Schedule, losses_of: LossesOf) -> nn.Module:
+    """Train a part and return it with its averaged weights; start from the last save in the folder if there is one."""
     optimisers, matrices = make_optimisers(part, schedule)
     schedulers = [
         torch.optim.lr_scheduler.OneCycleLR(
@@ -57,7 +54,7 @@ def train(
     last_save = time.monotonic()
     part.train()
     for step in range(len(history), schedule.steps):
-        losses = losses_of(torch.Generator().manual_seed(schedule.seed + step))
+        losses = losses_of(torch.Generator().manual_seed(schedule.seed + step), schedule.batch)
         next(iter(losses.values())).backward()
         nn.utils.clip_grad_norm_(part.parameters(), schedule.clip)
         for weight, matrix in matrices:
@@ -77,9 +74,7 @@ def train(
     return part.eval()
 
 
-def train_repeatedly(
-    name: str, folder: Path, part: nn.Module, schedules: Schedules, losses_of: Callable[[torch.Generator], Losses]
-) -> nn.Module:
+def train_repeatedly(name: str, folder: Path, part: nn.Module, schedules: Schedules, losses_of: LossesOf) -> nn.Module:
     """Train a part by one schedule after the other; what each saves and draws has its number in its name."""
     for number, schedule in enumerate(schedules, start=1):
         part = train(numbered(name, number), folder, part, schedule, losses_of)

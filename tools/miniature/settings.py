@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Captions in training are of seeds below this; every other seed was never seen.
+# Clips in training are of seeds below this; every other seed was never seen.
 TRAINING_SEEDS = 10_000_000
 
 

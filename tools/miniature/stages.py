@@ -29,7 +29,7 @@ def vocoder(work: Path, _files: Path) -> None:
 def text_encoder(work: Path, files: Path) -> None:
     """Train umT5, write its file, and encode every caption with it."""
     encoder = text.train_text_encoder(work)
-    export.write_text_encoder(files / miniature.TEXT_ENCODER, encoder, text.vocabulary())
+    export.write_text_encoder(files / miniature.TEXT_ENCODER, encoder, text.tokenizer())
     encoded = latents.encode_texts(files / miniature.TEXT_ENCODER)
     write_whole(work / "texts.pt", {**vars(encoded), "negatives": list(encoded.negatives)})
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import torch
 from comfy.text_encoders.t5 import T5LayerNorm
-from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from sentencepiece import SentencePieceProcessor
+from small_weights import tokenizer_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,24 +26,13 @@ def captions() -> list[str]:
     return [scene.caption(form) for scene in TRAINING_SCENES for form in (0, 1)]
 
 
-def vocabulary() -> bytes:
-    """Return a sentencepiece model of the captions' words, with bytes for all others."""
-    written = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter([*captions(), VIDEO_NEGATIVE, AUDIO_NEGATIVE]),
-        model_writer=written,
-        vocab_size=TEXT.vocabulary,
-        byte_fallback=True,
-        character_coverage=1.0,
-        hard_vocab_limit=False,
-        pad_id=PAD,
-        eos_id=END,
-        unk_id=UNKNOWN,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return written.getvalue()
+def tokenizer() -> Tensor:
+    """Return a sentencepiece model of the words that captions and negative prompts have, as the file holds it."""
+    return tokenizer_model(TEXT.vocabulary, [*captions(), VIDEO_NEGATIVE, AUDIO_NEGATIVE])
+
+
+def processor() -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_proto=tokenizer().numpy().tobytes())
 
 
 class Guesser(nn.Module):
@@ -65,14 +54,14 @@ class Guesser(nn.Module):
 
 def train_text_encoder(folder: Path) -> nn.Module:
     """Train on captions of which some tokens are replaced by the unknown one, and return umT5."""
-    processor = SentencePieceProcessor(model_proto=vocabulary())
-    texts = [[*processor.encode(text), END] for text in (*captions(), VIDEO_NEGATIVE, AUDIO_NEGATIVE)]
+    pieces = processor()
+    texts = [[*pieces.encode(text), END] for text in (*captions(), VIDEO_NEGATIVE, AUDIO_NEGATIVE)]
     length = max(map(len, texts))
     tokens = torch.tensor([text + [PAD] * (length - len(text)) for text in texts])
-    guesser = Guesser(processor.get_piece_size())
+    guesser = Guesser(pieces.get_piece_size())
 
-    def losses_of(generator: torch.Generator) -> Losses:
-        chosen = tokens[torch.randint(len(tokens), (TEXT.schedule.batch,), generator=generator)]
+    def losses_of(generator: torch.Generator, size: int) -> Losses:
+        chosen = tokens[torch.randint(len(tokens), (size,), generator=generator)]
         is_text = chosen != PAD
         hidden = is_text & (torch.rand(chosen.shape, generator=generator) < TEXT.hidden)
         logits = guesser(chosen.masked_fill(hidden, UNKNOWN), is_text.float())

@@ -42,8 +42,8 @@ def train_alone(name: str, folder: Path, schedule: Schedule, latents: Latents, t
     sees = name == "video_tower"
     model = parts.twin_dit(texts.nothing.shape[0])
 
-    def losses_of(generator: torch.Generator) -> Losses:
-        batch = draw(latents, texts, schedule.batch, generator)
+    def losses_of(generator: torch.Generator, size: int) -> Losses:
+        batch = draw(latents, texts, size, generator)
         kept = batch.video if sees else batch.audio
         with torch.autocast("cpu", torch.bfloat16):
             made = model(kept.noisy, kept.time, kept.text, transformer_options=reads_padding(kept.text))
@@ -55,8 +55,8 @@ def train_alone(name: str, folder: Path, schedule: Schedule, latents: Latents, t
 def train_jointly(folder: Path, model: OviModel, latents: Latents, texts: Texts) -> OviModel:
     """Train both towers and the layers that join them."""
 
-    def losses_of(generator: torch.Generator) -> Losses:
-        batch = draw(latents, texts, TOWERS.joint[0].batch, generator)
+    def losses_of(generator: torch.Generator, size: int) -> Losses:
+        batch = draw(latents, texts, size, generator)
         seen, heard = batch.video, batch.audio
         options = reads_padding(seen.text, heard.text)
         with torch.autocast("cpu", torch.bfloat16):
@@ -91,10 +91,8 @@ class Noised:
 
     def error(self, made: Tensor) -> Tensor:
         """Mean squared error of the velocity, but for what was given clean."""
-        squares = (made.float() - self.velocity).square().flatten(3).mean((1, 3)) if made.ndim == 5 else None
-        if squares is None:
-            return (made.float() - self.velocity).square().mean()
-        noised = (self.time > 0).float()
+        squares = (made.float() - self.velocity).square().mean((1, *range(3, made.ndim)))
+        noised = (self.time > 0).float().expand_as(squares)
         return (squares * noised).sum() / noised.sum()
 
 

@@ -2,8 +2,8 @@
 
 Usage: python tools/miniature/train.py --comfyui PATH --work FOLDER [--files miniature] [--only STAGE] [--threads 2]
 
-Run it with ComfyUI's python. Every stage goes on from its last save in FOLDER, where its losses are drawn too; a stage
-that is done costs nothing. Those named in one line of STAGES do not need each other: with --only they can run side by
+Run it with ComfyUI's python. Training goes on from its last save in FOLDER, where losses are drawn too, and is not
+repeated where it is done. Stages named in one line of STAGES do not need each other: with --only they can run side by
 side, which is the faster way where there are two cores.
 """
 
