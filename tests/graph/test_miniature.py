@@ -130,10 +130,11 @@ def judged(runtime):
 
 
 def test_the_text_decides_what_is_seen_and_heard(judged):
+    """Chance is a quarter for the colour and a third for the others."""
     found = figures.summarise(judged)
-    assert found["colour"] >= 4 / len(ASKED)
-    assert found["count_heard"] >= 2 / len(ASKED)
-    assert found["pitch"] >= 3 / len(ASKED)
+    assert found["colour"] >= 5 / len(ASKED)
+    assert found["count_heard"] >= 4 / len(ASKED)
+    assert found["pitch"] >= 4 / len(ASKED)
 
 
 def test_something_is_heard_of_every_scene(judged):
