@@ -6,6 +6,7 @@ from .attention import OviAttention
 from .decode import OviDecode
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
 from .load import OviAudioVAELoader, OviLoraLoader, OviMiniature, OviModelLoader, OviTextEncoderLoader
+from .preview import OviPreview
 from .sampling import OviGuidance, OviSamplerUniPC, OviScheduler
 from .text import OviTextEncode
 from .video import OviSaveVideo
@@ -26,6 +27,7 @@ NODES = [
     OviSeparateLatent,
     OviConcatLatent,
     OviDecode,
+    OviPreview,
     OviSaveVideo,
 ]
 

@@ -104,8 +104,14 @@ class OviSeparateLatent(io.ComfyNode):
             description="Takes picture and sound apart, for nodes that work on one of them. Masks go along.",
             inputs=[io.Latent.Input("latent", tooltip="Latent of picture and sound, from 'Ovi Latent' or a sampler.")],
             outputs=[
-                io.Latent.Output("video_latent", display_name="video_latent"),
-                io.Latent.Output("audio_latent", display_name="audio_latent"),
+                io.Latent.Output(
+                    "video_latent",
+                    display_name="video_latent",
+                    tooltip="Of the picture: for 'VAE Decode' and the like.",
+                ),
+                io.Latent.Output(
+                    "audio_latent", display_name="audio_latent", tooltip="Of the sound: for 'VAE Decode Audio'."
+                ),
             ],
         )
 
@@ -132,7 +138,7 @@ class OviConcatLatent(io.ComfyNode):
                     "audio_latent", tooltip="Audio latent of the same length, 20 channels, 31.4 steps a second."
                 ),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent")],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="For samplers and 'Ovi Decode'.")],
         )
 
     @classmethod

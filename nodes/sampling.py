@@ -48,7 +48,7 @@ class OviGuidance(io.ComfyNode):
                 ),
                 point("cfg_end_percent", 1.0, "to which there is guidance; a step after it costs half", optional=True),
             ],
-            outputs=[io.Model.Output("guided_model", display_name="model")],
+            outputs=[io.Model.Output("guided_model", display_name="model", tooltip="For any sampler or guider.")],
         )
 
     @classmethod
@@ -104,7 +104,9 @@ class OviScheduler(io.ComfyNode):
                     "is changed only so far.",
                 ),
             ],
-            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas")],
+            outputs=[
+                io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="For 'SamplerCustomAdvanced' and its like.")
+            ],
         )
 
     @classmethod
@@ -124,7 +126,11 @@ class OviSamplerUniPC(io.ComfyNode):
             category="Ovi",
             description="Flow UniPC of order 2 with a corrector, one model call a step: the reference's solver.",
             inputs=[],
-            outputs=[io.Sampler.Output("sampler", display_name="sampler")],
+            outputs=[
+                io.Sampler.Output(
+                    "sampler", display_name="sampler", tooltip="For 'SamplerCustomAdvanced' and its like."
+                )
+            ],
         )
 
     @classmethod

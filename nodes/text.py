@@ -48,8 +48,10 @@ class OviTextEncode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive", display_name="positive"),
-                io.Conditioning.Output("negative", display_name="negative"),
+                io.Conditioning.Output("positive", display_name="positive", tooltip="What the clip should be."),
+                io.Conditioning.Output(
+                    "negative", display_name="negative", tooltip="What picture and sound should not be."
+                ),
             ],
         )
 

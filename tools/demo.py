@@ -125,10 +125,10 @@ def check_clip(clip: Clip, frames: int | None) -> None:
         problems.append(f"{clip.frames_per_second:g} frames per second, expected 24")
     if frames is not None and len(clip.pictures) != frames:
         problems.append(f"{len(clip.pictures)} frames, expected {frames}")
-    if not clip.sample_rate:
+    if not clip.sound.sample_rate:
         problems.append("no audio track")
-    elif abs(clip.sound_seconds - clip.video_seconds) > clip.sound_frame / clip.sample_rate:
-        problems.append(f"{clip.sound_seconds:.3f} s of sound for {clip.video_seconds:.3f} s of video")
+    elif abs(clip.sound.seconds - clip.video_seconds) > clip.sound_frame / clip.sound.sample_rate:
+        problems.append(f"{clip.sound.seconds:.3f} s of sound for {clip.video_seconds:.3f} s of video")
     if problems:
         raise DemoError(f"{clip.path}: " + "; ".join(problems))
 

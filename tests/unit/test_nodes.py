@@ -52,6 +52,7 @@ CONTRACT = {
     "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
     "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
     "OviDecode": ({"samples": None, "vae": None, "audio_vae": None, "tiling": "auto"}, ["IMAGE", "AUDIO"]),
+    "OviPreview": ({"images": None, "fps": 24.0, "audio": None}, ["IMAGE"]),
     "OviSaveVideo": (
         {
             "images": None,
@@ -78,6 +79,7 @@ OPTIONAL = {
     ("OviLatent", "start_image"),
     ("OviGuidance", "cfg_start_percent"),
     ("OviGuidance", "cfg_end_percent"),
+    ("OviPreview", "audio"),
     ("OviSaveVideo", "audio"),
 }
 # Ids of other extensions' nodes.
@@ -144,6 +146,9 @@ def test_everything_is_explained(node):
         assert entry.tooltip, f"{entry.id} has no tooltip"
         assert entry.tooltip.endswith("."), f"{entry.id}: {entry.tooltip}"
         assert UNITS.get(entry.id, "").lower() in entry.tooltip.lower(), f"{entry.id} does not say its unit"
+    for made in schema.outputs:
+        assert made.tooltip, f"{made.id or made.display_name} has no tooltip"
+        assert made.tooltip.endswith("."), f"{made.id or made.display_name}: {made.tooltip}"
 
 
 @each_node

@@ -54,10 +54,12 @@ def with_request(prompt: dict, scene: Scene | None, seed: int | None) -> dict:
 
 def judge_file(path: Path, asked: Scene) -> Verdict:
     """Return what is seen and heard in a saved clip of 64 x 64 pixels with sound of 16 kHz."""
-    sound, rate, *_ = read_sound(path)
-    if rate != SAMPLE_RATE:
-        raise ValueError(f"{path.name} has sound of {rate} Hz, and the judge hears {SAMPLE_RATE} Hz: save it as mp4.")
-    return judge(read_frames(path), torch.from_numpy(sound), asked)
+    sound, _ = read_sound(path)
+    if sound.sample_rate != SAMPLE_RATE:
+        raise ValueError(
+            f"{path.name} has sound of {sound.sample_rate} Hz, and the judge hears {SAMPLE_RATE} Hz: save it as mp4."
+        )
+    return judge(read_frames(path), torch.from_numpy(sound.samples), asked)
 
 
 def read_frames(path: Path) -> Tensor:

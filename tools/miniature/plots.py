@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import contact_sheet
+from find_comfyui import import_ovi_model
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .judge import Verdict
-from .world import FRAME_RATE, SAMPLE_RATE, SIZE
+from .world import FRAME_RATE, SAMPLE_RATE
+
+import_ovi_model()
+from ovi_model import contact_sheet  # noqa: E402
 
 CELL, GAP, MARGIN = 40, 1, 16  # pixels
 TITLE, WAVE, BETWEEN = 26, 56, 16
@@ -36,7 +37,9 @@ def draw_clip(caption: str, frames: Tensor, sound: Tensor, verdict: Verdict) -> 
     draw.text((0, TITLE / 2), caption, contact_sheet.TEXT, contact_sheet.font(15), anchor="lm")
     draw.text((row.width, TITLE / 2), describe(verdict), contact_sheet.FAINT, contact_sheet.font(15), anchor="rm")
     pictures = [Image.fromarray(frame) for frame in (frames.clamp(0, 1) * 255).round().byte().cpu().numpy()]
-    row.paste(_wave(pictures, sound, row.width), (0, TITLE + CELL))
+    length = len(frames) / FRAME_RATE
+    heard = contact_sheet.Sound(sound[: round(length * SAMPLE_RATE)].cpu().numpy(), SAMPLE_RATE)
+    row.paste(contact_sheet.draw_wave(heard, length, (row.width, WAVE)), (0, TITLE + CELL))
     for index, picture in enumerate(pictures):
         row.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (index * step, TITLE))
     for frame in verdict.seen:
@@ -54,11 +57,3 @@ def describe(verdict: Verdict) -> str:
     seen = f"{len(verdict.seen)} seen, {len(verdict.heard)} heard"
     errors = ", ".join("none" if error == float("inf") else f"{1000 * error:.0f}" for error in verdict.errors)
     return f"{verdict.colour or 'no colour'}, {verdict.pitch or 'no pitch'}, {seen}, apart by {errors or '-'} ms"
-
-
-def _wave(pictures: list[Image.Image], sound: Tensor, width: int) -> Image.Image:
-    size, times = (SIZE, SIZE), [index / FRAME_RATE for index in range(len(pictures))]
-    samples = round(len(pictures) / FRAME_RATE * SAMPLE_RATE)
-    heard = sound[:samples].cpu().numpy()
-    clip = contact_sheet.Clip(Path(), size, FRAME_RATE, pictures, times, heard, SAMPLE_RATE, 1, 1)
-    return contact_sheet.draw_wave(clip, width).resize((width, WAVE), Image.Resampling.LANCZOS)

@@ -1,0 +1,65 @@
+"""A clip as one picture: for people who would rather look than scrub."""
+
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+from torch import Tensor
+
+from ..ovi_model.contact_sheet import Sound, draw_sheet, fit, shown
+from ..ovi_model.mux import Clip, split_clips
+from ..ovi_model.speech import find_speech
+
+
+class OviPreview(io.ComfyNode):
+    """Frames and their sound to a contact sheet, shown in the node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviPreview",
+            display_name="Ovi Preview",
+            category="Ovi",
+            description="Shows a clip as one picture: eight frames over the waveform on one time axis, speech marked. "
+            "It is for looking, nothing is saved.",
+            inputs=[
+                io.Image.Input("images", tooltip="The frames, in order; the clips of a batch one after the other."),
+                io.Float.Input("fps", default=24.0, min=0.01, max=1000.0, step=0.001, tooltip="Frames a second."),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="The sound, mono or stereo, any sample rate. A batch of sounds makes one picture each. "
+                    "What sounds like a voice is marked; an instrument may pass for one.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sheet", tooltip="The picture, 2040 pixels wide; one for each clip.")
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images: Tensor, fps: float, audio: dict | None = None) -> io.NodeOutput:
+        """Return the sheets [B, H, W, 3]."""
+        sheets = torch.stack([_sheet(clip) for clip in split_clips(images, fps, audio)])
+        return io.NodeOutput(sheets, ui=ui.PreviewImage(sheets, cls=cls))
+
+
+def _sheet(clip: Clip) -> Tensor:
+    """The sheet of one clip [H, W, 3], 0 to 1; its title tells when somebody speaks."""
+    frames, height, width = clip.frames.shape[:3]
+    pictures = [_picture(clip.frames[index]) for index in shown(frames)]
+    sound, title = Sound(torch.zeros(0).numpy(), 0), ""
+    if clip.waveform is not None:
+        waveform = clip.waveform.float().cpu().nan_to_num()
+        speech = find_speech(waveform, clip.sample_rate)
+        sound = Sound(waveform.mean(0).numpy(), clip.sample_rate, len(waveform), speech)
+        spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in speech)
+        title = f"speech {spans}" if speech else "no speech found"
+    sheet = draw_sheet(title, (width, height), frames, float(clip.frame_rate), pictures, sound)
+    return torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(sheet.height, sheet.width, 3) / 255
+
+
+def _picture(frame: Tensor) -> Image.Image:
+    """A frame [H, W, 1, 3 or 4], 0 to 1, at the size of the sheet; an alpha is dropped, as when it is saved."""
+    colours = frame[..., :3].float().nan_to_num().clamp(0, 1).expand(*frame.shape[:2], 3)
+    return fit(Image.fromarray((colours * 255).round().byte().cpu().numpy()))
