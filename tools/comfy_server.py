@@ -116,15 +116,22 @@ def refusal_text(body: str) -> str:
 
 @contextmanager
 def running_server(
-    comfyui: Path, base: Path, *, cpu: bool = True, seconds: float = 180, flags: Sequence[str] = ()
+    comfyui: Path,
+    base: Path,
+    *,
+    extension: Path = REPOSITORY,
+    cpu: bool = True,
+    seconds: float = 180,
+    flags: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Yield a server that answers; whatever happens inside, it is stopped afterwards.
 
-    base: its models, inputs, outputs and log lie there. flags: more of ComfyUI's own. Raises ServerError when it is not
+    base: its models, inputs, outputs and log lie there. extension: the folder that is seen as this extension. flags:
+    more of ComfyUI's own. Raises ServerError when it is not
     up within the given seconds or when ComfyUI could not import this extension.
     """
     make_base_directory(base)
-    link_extension(REPOSITORY, base / "custom_nodes")
+    link_extension(extension, base / "custom_nodes")
     port = _free_port()
     command = [sys.executable, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--database-url", f"sqlite:///{(base / 'user/comfyui.db').as_posix()}"]
