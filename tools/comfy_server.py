@@ -81,15 +81,22 @@ class Server:
 
         Raises ServerError if a node fails, the workflow takes longer, or the server stops.
         """
-        prompt_id = self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        record = self.record(self.post("/prompt", {"prompt": prompt})["prompt_id"], seconds)
+        if record["status"]["status_str"] != "success":
+            raise ServerError(f"the workflow failed:\n{self.log_tail()}")
+        return record["outputs"]
+
+    def record(self, prompt_id: str, seconds: float = 30) -> dict:
+        """Wait for what the server keeps of a workflow that has ended; it tells of the end before it keeps it.
+
+        Raises ServerError if that takes longer or the server stops.
+        """
         end = time.monotonic() + seconds
         while not (record := self.get(f"/history/{prompt_id}").get(prompt_id)):
             if self.process.poll() is not None or time.monotonic() > end:
                 raise ServerError(f"the workflow did not end:\n{self.log_tail()}")
             time.sleep(0.1)
-        if record["status"]["status_str"] != "success":
-            raise ServerError(f"the workflow failed:\n{self.log_tail()}")
-        return record["outputs"]
+        return record
 
     def log_tail(self, lines: int = 25) -> str:
         """Return the last lines of the server's log."""

@@ -75,7 +75,7 @@ async def run_prompt(server: Server, prompt: dict, bar) -> dict:
             await follow(socket, prompt_id, bar)
         finally:
             bar.close()
-    return server.get(f"/history/{prompt_id}")[prompt_id]
+    return server.record(prompt_id)
 
 
 async def follow(socket: aiohttp.ClientWebSocketResponse, prompt_id: str, bar: ProgressBar) -> None:

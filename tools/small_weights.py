@@ -161,6 +161,8 @@ def tokenizer_model(vocab_size: int, sentences: Sequence[str] = CORPUS.strip().s
         byte_fallback=True,
         character_coverage=1.0,
         hard_vocab_limit=False,
+        # The default's table of Unicode is 240 KB.
+        normalization_rule_name="identity",
         pad_id=0,
         eos_id=1,
         unk_id=2,

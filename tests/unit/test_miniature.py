@@ -37,7 +37,7 @@ def folder(tmp_path):
 def test_it_is_small():
     files = [path for path in miniature.FOLDER.rglob("*") if path.is_file()]
     assert sorted(path.relative_to(miniature.FOLDER).as_posix() for path in files) == sorted(FILES)
-    assert sum(path.stat().st_size for path in files) < 30 * 2**20
+    assert sum(path.stat().st_size for path in files) < 30e6
 
 
 def test_the_four_parts_are_what_the_nodes_take(parts):

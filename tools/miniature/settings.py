@@ -84,7 +84,7 @@ class TowersSettings:
     dim: int = 256
     ffn: int = 384
     layers: int = 4
-    patch_hidden: int = 128
+    patch_hidden: int = 104
     clips: int = 3240
     shift: float = 3.0  # of the timestep, towards noise
     drop_text: float = 0.15
@@ -94,6 +94,7 @@ class TowersSettings:
     joint: Schedules = (
         Schedule(steps=1150, batch=64, rate=1e-3, muon=1e-3, ema=0.998),
         Schedule(steps=650, batch=64, rate=1e-3, muon=1.5e-3, ema=0.998, seed=1_000_000),
+        Schedule(steps=3800, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=2_000_000),
     )
 
 

@@ -1,10 +1,12 @@
 """Trains the miniature from nothing and writes its files.
 
 Usage: python tools/miniature/train.py --comfyui PATH --work FOLDER [--files miniature] [--only STAGE] [--threads 2]
+           [--compile]
 
 Run it with ComfyUI's python. Training goes on from its last save in FOLDER, where losses are drawn too, and is not
 repeated where it is done. Stages named in one line of STAGES do not need each other: with --only they can run side by
-side, which is the faster way where there are two cores.
+side, which is the faster way where there are two cores. --compile needs a C++ compiler and two minutes to begin with,
+and then nearly halves the time of the towers.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ def main() -> None:
     parser.add_argument("--files", type=Path, default=REPOSITORY / "miniature", help="folder to write the files to")
     parser.add_argument("--only", choices=names, help="one stage alone")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the processor")
+    parser.add_argument("--compile", action="store_true", help="compile the towers")
     options = parser.parse_args()
     import_comfy(options.comfyui)
     import_ovi_model()
     torch.set_num_threads(options.threads)
+    torch.compiler.set_stance("default" if options.compile else "force_eager")
     options.work.mkdir(parents=True, exist_ok=True)
 
     from miniature import stages
