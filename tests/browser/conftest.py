@@ -1,0 +1,58 @@
+"""ComfyUI's page in two versions: the one this ComfyUI comes with, and the newest that is known to run."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import runtime as builder
+import torch
+from comfy_server import running_server
+from PIL import Image
+from safetensors.torch import load_file
+from small_files import SMALL_FILES
+from workflow_files import files_asked
+
+pytest.importorskip("playwright", reason="the Python package playwright is not installed")
+from comfy_page import find_chromium, open_page
+
+REQUIREMENT = builder.TOOLS / "requirements-frontend.txt"
+NEWEST = "newest page"
+
+
+def newest_page() -> Path:
+    """Return the folder of the newest page, kept beside the built runtime; installed when it is not there yet."""
+    folder = builder.runtime_folder() / f"frontend-{builder.hash_of(REQUIREMENT)[:12]}"
+    if not folder.is_dir():
+        builder.install_page(folder, REQUIREMENT)
+    return folder / "comfyui_frontend_package" / "static"
+
+
+@pytest.fixture(scope="module", params=["own page", NEWEST])
+def served(request, small_files, tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """A server with the small checkpoints under the names that the workflows have, and its page."""
+    base = tmp_path_factory.mktemp("browser")
+    shutil.copytree(small_files, base / "models", dirs_exist_ok=True)
+    name_as_released(base / "models")
+    (base / "input").mkdir()
+    Image.new("RGB", (96, 128), "teal").save(base / "input" / "example.png")  # ComfyUI brings one of this name
+    flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
+    with (
+        running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base, flags=flags) as server,
+        open_page(server.url, find_chromium()) as page,
+    ):
+        yield SimpleNamespace(server=server, page=page, base=base, is_newest=request.param == NEWEST)
+
+
+def name_as_released(models: Path) -> None:
+    """Give the small files the names that the shared workflows ask for."""
+    for entry, names in files_asked().items():
+        small = next(models.rglob(SMALL_FILES[entry]))
+        for name in names:
+            released = small.with_name(name)
+            if released.suffix == ".pth" and small.suffix == ".safetensors":
+                torch.save(load_file(small), released)
+            else:
+                shutil.copy(small, released)

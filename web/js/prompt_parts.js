@@ -1,0 +1,71 @@
+// Which parts of a prompt are spoken and which are heard, what is wrong with its tags, and how long the speech takes.
+// The tags are those of ovi_model/prompt.py, which has the last word when the workflow runs.
+
+const CLOSED_BY = { "<S>": "<E>", "<AUDCAP>": "<ENDAUDCAP>" }
+const OPENED_BY = { "<E>": "<S>", "<ENDAUDCAP>": "<AUDCAP>" }
+const MEANT = { "</S>": "<E>", "</E>": "<E>", "</AUDCAP>": "<ENDAUDCAP>", "</ENDAUDCAP>": "<ENDAUDCAP>" }
+const TAG = /<\/?(?:S|E|AUDCAP|ENDAUDCAP)>|Audio:/g
+
+// A person says about twelve words in five seconds.
+const SECONDS_A_WORD = 5 / 12
+
+// Return the parts of a prompt in order, each { text, kind } with kind picture, speech, sound, tag or fault, and the
+// faults as sentences.
+export function readPrompt(text) {
+  const parts = []
+  const faults = []
+  const open = {} // the part of each opening tag that is not closed yet
+  let named = false // whether what follows "Audio:" is reached
+  let end = 0
+
+  const add = (to, kind) => {
+    const part = { text: text.slice(end, to), kind }
+    if (to > end) parts.push(part)
+    end = to
+    return part
+  }
+  const kindHere = () => (open["<S>"] ? "speech" : named || open["<AUDCAP>"] ? "sound" : "picture")
+
+  for (const match of text.matchAll(TAG)) {
+    const tag = match[0]
+    add(match.index, kindHere())
+    const place = match.index + tag.length
+    if (tag === "Audio:") {
+      named ||= !open["<AUDCAP>"]
+      add(place, kindHere())
+      continue
+    }
+    const fault = faultOf(tag, open)
+    if (fault) faults.push(fault)
+    const part = add(place, fault ? "fault" : "tag")
+    if (tag in CLOSED_BY) open[tag] = part
+    else delete open[OPENED_BY[MEANT[tag] ?? tag]]
+  }
+  add(text.length, kindHere())
+  for (const [tag, part] of Object.entries(open)) {
+    part.kind = "fault"
+    faults.push(`${tag} is not closed: add ${CLOSED_BY[tag]} where it ends`)
+  }
+  return { parts, faults }
+}
+
+function faultOf(tag, open) {
+  if (tag in MEANT) return `${tag} is not a tag of Ovi: write ${MEANT[tag]}`
+  if (open[tag]) return `${tag} opens before the last ${tag} is closed: add ${CLOSED_BY[tag]}`
+  if (tag in OPENED_BY && !open[OPENED_BY[tag]]) return `${tag} closes nothing: add ${OPENED_BY[tag]} before it`
+  return null
+}
+
+// Return how long the spoken parts take to say, in seconds; 0 without any.
+export function speakingSeconds(parts) {
+  const words = parts.filter((part) => part.kind === "speech").map((part) => countWords(part.text))
+  return words.reduce((sum, count) => sum + count, 0) * SECONDS_A_WORD
+}
+
+// Not every script puts spaces between words.
+const segmenter = globalThis.Intl?.Segmenter && new Intl.Segmenter(undefined, { granularity: "word" })
+
+function countWords(text) {
+  if (!segmenter) return text.split(/\s+/).filter(Boolean).length
+  return [...segmenter.segment(text)].filter((segment) => segment.isWordLike).length
+}
