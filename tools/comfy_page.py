@@ -50,8 +50,8 @@ SLOT = """([type, isInput, name]) => {
     return [canvas.left + (place[0] + offset[0]) * scale, canvas.top + (place[1] + offset[1]) * scale]
 }"""
 SET_WIDGETS = """values => {
-    for (const node of app.graph.nodes)
-        for (const widget of node.widgets ?? [])
+    for (const graph of [app.graph, ...(app.graph.subgraphs?.values() ?? [])])
+        for (const widget of graph.nodes.flatMap(node => node.widgets ?? []))
             if (widget.name in values) widget.value = values[widget.name]
 }"""
 PLAY = """async () => {
@@ -158,7 +158,7 @@ class ComfyPage:
         self.page.wait_for_timeout(300)
 
     def set_widgets(self, values: dict[str, object]) -> None:
-        """Set every widget on the canvas that has one of these names."""
+        """Set every widget that has one of these names, on the canvas and in its subgraphs."""
         self.page.evaluate(SET_WIDGETS, values)
 
     def open_template(self, name: str) -> None:

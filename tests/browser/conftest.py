@@ -15,9 +15,6 @@ from safetensors.torch import load_file
 from small_files import SMALL_FILES
 from workflow_files import files_asked
 
-pytest.importorskip("playwright", reason="the Python package playwright is not installed")
-from comfy_page import find_chromium, open_page
-
 REQUIREMENT = builder.TOOLS / "requirements-frontend.txt"
 NEWEST = "newest page"
 
@@ -33,6 +30,8 @@ def newest_page() -> Path:
 @pytest.fixture(scope="module", params=["own page", NEWEST])
 def served(request, small_files, tmp_path_factory) -> Iterator[SimpleNamespace]:
     """A server with the small checkpoints under the names that the workflows have, and its page."""
+    from comfy_page import find_chromium, open_page  # tests that need playwright are skipped without it
+
     base = tmp_path_factory.mktemp("browser")
     shutil.copytree(small_files, base / "models", dirs_exist_ok=True)
     name_as_released(base / "models")

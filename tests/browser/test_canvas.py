@@ -1,5 +1,7 @@
 """What people do on the canvas, in ComfyUI's real page: open templates, run them, add and wire nodes, drop files."""
 
+import json
+
 import pytest
 from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model.prompt import check_prompt
@@ -7,7 +9,7 @@ from workflow_files import WORKFLOWS
 
 pytest.importorskip("playwright", reason="the Python package playwright is not installed")
 from comfy_page import find_chromium
-from comfy_server import EXTENSION
+from comfy_server import EXTENSION, REPOSITORY
 
 pytestmark = [
     pytest.mark.browser,
@@ -26,6 +28,22 @@ LOAD_MINIATURE = """() => {
             miniature.connect(slot, graph.getNodeById(link.target_id), link.target_slot)
         }
         graph.remove(loader)
+    }
+}"""
+BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
+# Gives a blueprint the miniature before it, a node that saves behind it, and a picture if it takes one.
+WIRE_BLUEPRINT = """() => {
+    const graph = app.graph, [blueprint] = graph.nodes
+    const add = type => { const node = LiteGraph.createNode(type); graph.add(node); return node }
+    const input = (node, name) => node.inputs.findIndex(input => input.name === name)
+    const miniature = add('OviMiniature'), save = add('OviSaveVideo')
+    for (const [slot, name] of ['model', 'clip', 'vae', 'audio_vae'].entries())
+        miniature.connect(slot, blueprint, input(blueprint, name))
+    for (const [slot, name] of ['images', 'audio'].entries()) blueprint.connect(slot, save, input(save, name))
+    if (input(blueprint, 'image') >= 0) {
+        const image = add('LoadImage')
+        image.widgets[0].value = 'example.png'
+        image.connect(0, blueprint, input(blueprint, 'image'))
     }
 }"""
 PROMPTS = [
@@ -154,3 +172,19 @@ def test_the_page_finds_the_faults_that_the_node_finds(page, prompt):
         assert read["faults"]
     else:
         assert not read["faults"]
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_offered_and_runs(served, page, path):
+    offered = [entry["name"] for entry in served.server.get("/global_subgraphs").values()]
+    assert path.stem in offered
+    page.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
+    page.page.evaluate(WIRE_BLUEPRINT)
+    page.set_widgets(SMALL | {"prompt": "A red ball bounces once. Audio: one low knock."})
+    classes = [node["class_type"] for node in page.api_form().values()]
+    assert {"OviTextEncode", "SamplerCustomAdvanced", "OviDecode", "OviMiniature"} <= set(classes)
+    page.press_run()
+    played = page.play_video()
+    assert played["seconds"] == pytest.approx(SMALL["length"] / 24, abs=0.07)
+    assert played["sound"] > 0
+    assert page.problems == []
