@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from comfy.ldm.modules import attention
 from torch import Tensor
 
 from .choice import choose
+from .log import log
 from .network import network_of
 
 OVERRIDE = "optimized_attention_override"
@@ -98,14 +98,14 @@ def choose_attention(model, name: str) -> tuple[object, str]:
         dtype = model.get_model_object("manual_cast_dtype") or model.model_dtype()
         obstacle, advice = kernel.find_obstacle(model.load_device, dtype)
         if obstacle:
-            warning = f"Ovi Attention: '{name}' {obstacle}, so {used} runs; {advice}."
-            logging.warning(warning)
+            warning = f"Attention '{name}' {obstacle}, so {used} runs; {advice}."
+            log.warning(warning)
         else:
             attend = attention.get_attention_function(kernel.registered)
             options[OVERRIDE] = Override(kernel, attend, options.get(OVERRIDE))
             used = f"'{name}'"
     report = f"Attention: {used}. {_list_kernels()}"
-    logging.info(report)
+    log.info(report)
     return model, f"{warning}\n{report}".lstrip()
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import checkpoint, compat, layer_formats, lora_names, memory, pointwise, quanto
 from .config import AUDIO_STEPS_PER_INTERVAL
+from .log import log
 from .model import OviModel
 from .weight_file import find_tensors
 
@@ -147,9 +148,17 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
         """Name the precision to compute in also where it is that of the weights: quantised layers ask for it."""
         super().set_inference_dtype(dtype, manual_cast_dtype or (self._layer_formats() and dtype) or None, **kwargs)
 
-    def get_model(self, _state_dict, _prefix="", device=None) -> OviBase:
+    def get_model(self, state_dict, _prefix="", device=None) -> OviBase:
         self._tell_layer_formats()  # again, for core put what the metadata says in its place
+        log.info(self._summary(state_dict))
         return OviBase(self, device=device)
+
+    def _summary(self, weights: checkpoint.Weights) -> str:
+        """Say in one line what is loaded."""
+        towers = ((name, self.unet_config[name]) for name in ("video", "audio"))
+        sizes = ", ".join(f"{name} tower {tower.num_layers} blocks {tower.dim} wide" for name, tower in towers)
+        gigabytes = sum(weight.nbytes for weight in weights.values()) / 1e9
+        return f"{sizes}; weights {comfy.utils.weight_dtype(weights)}, {gigabytes:.2f} GB".replace("torch.", "")
 
     def process_unet_state_dict(self, state_dict: checkpoint.Weights) -> checkpoint.Weights:
         weights = checkpoint.convert_keys(state_dict)

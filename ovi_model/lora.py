@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import AUDIO
+from .log import log
 from .model import OviModel
 from .network import network_of
 from .weight_file import find_undefined, read_weights
@@ -53,7 +53,7 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     if not unused:
         return model, f"{file}: {applied}"
     left_over = f"{len(unused)} of {len(weights)} names in the file fit nothing: {_listed(unused)}"
-    logging.warning("%s: %s", file, left_over)
+    log.warning("%s: %s", file, left_over)
     return model, f"{file}: {applied}; {left_over}"
 
 

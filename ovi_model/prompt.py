@@ -6,10 +6,10 @@ Source: character-ai/Ovi, ovi/utils/utils.py.
 
 from __future__ import annotations
 
-import logging
 import re
 
 from .config import TEXT_LENGTH
+from .log import log
 
 PAIRS = (("<S>", "<E>"), ("<AUDCAP>", "<ENDAUDCAP>"))
 CLOSING_MISTAKES = {"</S>": "<E>", "</E>": "<E>", "</AUDCAP>": "<ENDAUDCAP>", "</ENDAUDCAP>": "<ENDAUDCAP>"}
@@ -92,8 +92,8 @@ def _cut(tokens: list, text: str) -> list:
     """
     if len(tokens) <= TEXT_LENGTH:
         return tokens
-    logging.warning(
-        "Ovi reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026",
+    log.warning(
+        "reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026",
         TEXT_LENGTH,
         len(tokens),
         text[:40],

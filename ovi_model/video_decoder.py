@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from .compat import on_device
 from .config import FRAMES_PER_CELL, PIXELS_PER_CELL
+from .log import log
 from .tiles import Grid, least_work
 from .wan_decoder import bytes_held, decode_streaming, is_wan, middle_bytes, middle_of
 
@@ -105,7 +105,7 @@ def _smaller(video: Tensor, grid: Grid) -> Grid:
             f"Ovi Decode ran out of memory even in tiles of {width} x {height} pixels, the smallest. Close other "
             "programs that use the graphics card, or start ComfyUI with --cpu-vae, which decodes on the processor."
         )
-    logging.warning("Ovi Decode: out of memory in tiles of %d x %d pixels; taking smaller ones.", width, height)
+    log.warning("out of memory in tiles of %d x %d pixels; taking smaller ones.", width, height)
     return smaller
 
 

@@ -227,7 +227,7 @@ def test_the_end_of_a_prompt_that_is_too_long_is_left_out_and_the_log_says_so(ru
     assert torch.equal(long, longer)
     records = [record for record in caplog.records if is_ours(record)]
     assert [record.levelno for record in records] == [logging.WARNING] * 2
-    assert re.search(r"Ovi reads 512 tokens of a prompt; this one has \d+", records[0].getMessage())
+    assert re.search(r"Ovi: reads 512 tokens of a prompt; this one has \d+", records[0].getMessage())
     caplog.clear()
 
 

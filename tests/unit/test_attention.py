@@ -106,11 +106,10 @@ def test_the_last_node_counts_and_auto_brings_back_what_another_had_chosen(patch
 def test_without_a_cuda_card_one_sentence_says_so_and_the_model_runs(patcher, caplog, name):
     model, report = choose_attention(patcher, name)
     sentence = (
-        f"Ovi Attention: '{name}' needs a CUDA card and this model runs on 'cpu', so {OWN} runs; "
-        "choose 'pytorch' or 'auto'."
+        f"Attention '{name}' needs a CUDA card and this model runs on 'cpu', so {OWN} runs; choose 'pytorch' or 'auto'."
     )
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warnings == [sentence]
+    assert warnings == [f"Ovi: {sentence}"]
     assert report.splitlines()[0] == sentence
     assert report.splitlines()[1].startswith(f"Attention: {OWN}. Installed: pytorch.")
     assert torch.equal(run(model), run(patcher))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfyui_ovi.ovi_model import compat, family
-from goldens import small_patcher, small_weights
+from goldens import small_configs, small_patcher, small_weights
 
 VIDEO, AUDIO = (2, 48, 3, 4, 6), (2, 20, 10)
 
@@ -31,6 +31,17 @@ def pack(*parts):
 def mask(video=1.0, audio=1.0):
     """Packed sampler masks; numbers, or tensors that spread over the stream."""
     return pack(*(torch.ones(shape) * part for shape, part in ((VIDEO, video), (AUDIO, audio))))
+
+
+def test_one_line_of_the_log_says_what_is_loaded(caplog):
+    caplog.set_level("INFO")
+    video, audio = small_configs()
+    entry = family.OviConfig({"image_model": "ovi", "video": video, "audio": audio})
+    entry.get_model({"a": torch.zeros(10**6, dtype=torch.bfloat16), "b": torch.zeros(10**6, 4)}, "")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "ovi"]
+    towers = f"video tower {video.num_layers} blocks {video.dim} wide, audio tower {audio.num_layers} blocks"
+    assert line.startswith(f"Ovi: {towers} {audio.dim} wide; weights ")
+    assert line.endswith(", 0.02 GB")
 
 
 @pytest.mark.parametrize("direction", ["process_in", "process_out"])

@@ -207,7 +207,7 @@ def test_names_that_fit_nothing_are_told_once(tmp_path, model, caplog):
         patched, report = lora.apply_lora(model, path, EVERY)
     assert len(patched.patches) == 1
     (record,) = caplog.records
-    text = record.getMessage()
+    text = record.getMessage().removeprefix("Ovi: ")
     assert text.startswith("test.safetensors: 4 of 6 names in the file fit nothing: '")
     assert text.endswith("' and so on")
     assert text.count("', '") == 2
