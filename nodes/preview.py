@@ -5,9 +5,11 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ..ovi_model.contact_sheet import Sound, draw_sheet, fit, shown
+from ..ovi_model.contact_sheet import Sound, Spans, draw_sheet, fit, shown
 from ..ovi_model.mux import Clip, split_clips
 from ..ovi_model.speech import find_speech
+
+TOLD = 8  # times of speech in the title
 
 
 class OviPreview(io.ComfyNode):
@@ -53,10 +55,17 @@ def _sheet(clip: Clip) -> Tensor:
         waveform = clip.waveform.float().cpu().nan_to_num()
         speech = find_speech(waveform, clip.sample_rate)
         sound = Sound(waveform.mean(0).numpy(), clip.sample_rate, len(waveform), speech)
-        spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in speech)
-        title = f"speech {spans}" if speech else "no speech found"
+        title = _tell(speech)
     sheet = draw_sheet(title, (width, height), frames, float(clip.frame_rate), pictures, sound)
     return torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(sheet.height, sheet.width, 3) / 255
+
+
+def _tell(speech: Spans) -> str:
+    """When somebody speaks, in a line that leaves room for the facts beside it."""
+    if not speech:
+        return "no speech found"
+    spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in speech[:TOLD])
+    return f"speech {spans}{' and so on' if len(speech) > TOLD else ''}"
 
 
 def _picture(frame: Tensor) -> Image.Image:

@@ -61,7 +61,9 @@ def fit(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS)
 
 
-def draw_sheet(title: str, size: tuple[int, int], frames: int, fps: float, pictures: list[Image.Image], sound: Sound):
+def draw_sheet(
+    title: str, size: tuple[int, int], frames: int, fps: float, pictures: list[Image.Image], sound: Sound
+) -> Image.Image:
     """Return the whole sheet.
 
     size: of a frame as it is, width and height in pixels; frames: of the clip; pictures: the frames of shown(frames),

@@ -27,17 +27,29 @@ def find_speech(waveform: Tensor, sample_rate: int) -> list[tuple[float, float]]
     windows = padded.unfold(0, WINDOW, HOP)
     levels = windows.square().mean(-1).sqrt()
     is_loud = levels > QUIETEST * levels.max().clamp(min=1e-4)
-    spoken = [bool(loud) and _is_voiced(window) for loud, window in zip(is_loud, windows, strict=True)]
+    taper = torch.hann_window(WINDOW)
+    of_taper = _repeats(_power(taper))
+    spoken = [
+        bool(loud) and _is_voiced(_power(window * taper), of_taper)
+        for loud, window in zip(is_loud, windows, strict=True)
+    ]
     times = [index * HOP / SAMPLE_RATE for index, is_spoken in enumerate(spoken) if is_spoken]
     return _spans(times)
 
 
-def _is_voiced(window: Tensor) -> bool:
-    """Whether a window [samples] repeats at the pitch of a voice and has its overtones."""
-    taper = torch.hann_window(WINDOW)
-    power = torch.fft.rfft(window * taper, BINS).abs().square()
+def _power(window: Tensor) -> Tensor:
+    return torch.fft.rfft(window, BINS).abs().square()
+
+
+def _repeats(power: Tensor) -> Tensor:
+    """Return how alike a window is to itself at each lag in samples, from its spectrum; 1 at none."""
     repeats = torch.fft.irfft(power)[: WINDOW // 2]
-    repeats = repeats / repeats[0].clamp(min=1e-12) / _repeats_of(taper)
+    return repeats / repeats[0].clamp(min=1e-12)
+
+
+def _is_voiced(power: Tensor, of_taper: Tensor) -> bool:
+    """Whether a window, by its spectrum, repeats at the pitch of a voice and has its overtones."""
+    repeats = _repeats(power) / of_taper
     shortest, longest = SAMPLE_RATE // VOICE[1], SAMPLE_RATE // VOICE[0]
     best = repeats[shortest:longest].max()
     if best < PERIODIC:
@@ -47,11 +59,6 @@ def _is_voiced(window: Tensor) -> bool:
         return False
     strengths = torch.stack([_at(power, n * SAMPLE_RATE / lag) for n in range(1, 11)])
     return int((strengths >= FAINTEST * strengths.max()).sum()) >= OVERTONES
-
-
-def _repeats_of(taper: Tensor) -> Tensor:
-    repeats = torch.fft.irfft(torch.fft.rfft(taper, BINS).abs().square())[: WINDOW // 2]
-    return repeats / repeats[0]
 
 
 def _first_peak(repeats: Tensor, least: float, longest: int) -> int:

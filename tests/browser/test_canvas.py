@@ -46,6 +46,9 @@ WIRE_BLUEPRINT = """() => {
         image.connect(0, blueprint, input(blueprint, 'image'))
     }
 }"""
+SET_ON_BLUEPRINT = """values => {
+    for (const widget of app.graph.nodes[0].widgets) if (widget.name in values) widget.value = values[widget.name]
+}"""
 PROMPTS = [
     "A man says <S>Hello there!<E> Audio: rain.",
     "<AUDCAP>wind<ENDAUDCAP> over <S>one<E> and <S>two<E>",
@@ -180,11 +183,16 @@ def test_a_blueprint_is_offered_and_runs(served, page, path):
     assert path.stem in offered
     page.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
     page.page.evaluate(WIRE_BLUEPRINT)
-    page.set_widgets(SMALL | {"prompt": "A red ball bounces once. Audio: one low knock."})
-    classes = [node["class_type"] for node in page.api_form().values()]
-    assert {"OviTextEncode", "SamplerCustomAdvanced", "OviDecode", "OviMiniature"} <= set(classes)
+    page.set_widgets(SMALL)
+    # Set on the blueprint alone, what it shows reaches the nodes inside.
+    shown = {"prompt": "A red ball bounces once. Audio: one low knock.", "length": 9, "noise_seed": 4321}
+    page.page.evaluate(SET_ON_BLUEPRINT, shown)
+    inside = {node["class_type"]: node["inputs"] for node in page.api_form().values()}
+    assert inside["OviTextEncode"]["prompt"] == shown["prompt"]
+    assert inside["OviLatent"]["length"] == shown["length"]
+    assert inside["RandomNoise"]["noise_seed"] == shown["noise_seed"]
     page.press_run()
     played = page.play_video()
-    assert played["seconds"] == pytest.approx(SMALL["length"] / 24, abs=0.07)
+    assert played["seconds"] == pytest.approx(shown["length"] / 24, abs=0.07)
     assert played["sound"] > 0
     assert page.problems == []

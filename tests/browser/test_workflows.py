@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("playwright", reason="the Python package playwright is not installed")
 from comfy_page import find_chromium, open_page
-from comfy_server import REPOSITORY, running_server
+from comfy_server import running_server
+from workflow_files import WORKFLOWS
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not find_chromium(), reason="no Chromium found: install one or set CHROMIUM to its path"),
 ]
-WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ def test_each_clip_has_a_sheet_and_speech_is_marked(runtime, clips):
     assert result.ok, result.error
     shown = result.outputs["2"]["images"]
     assert len(shown) == 2
+    assert len(result.outputs["3"]["images"]) == 2
     folder = Path(runtime.folder_paths.get_temp_directory())
     silent, spoken = (Image.open(folder / entry["subfolder"] / entry["filename"]) for entry in shown)
     assert silent.size == spoken.size

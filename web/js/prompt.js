@@ -103,6 +103,7 @@ function show(element, text, seconds) {
   const speaking = speakingSeconds(parts)
   const wrong = faults.length > 0 || (seconds !== null && speaking > seconds)
   const line = makeElement("div", "ovi-prompt-line", faults[0] ?? say(speaking, seconds))
+  line.title = line.textContent // a narrow node cuts it
   line.classList.toggle("is-wrong", wrong)
   element.replaceChildren(shown, line)
 }
