@@ -2,12 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, TimeoutError, sync_playwright
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM_FLAGS = [
@@ -24,6 +24,8 @@ BLOCKED_REQUESTS = ("Failed to load resource", "Content Security Policy", "Netwo
 NEWER_PAGE = ("Jobs API", "Failed to fetch queue", "core workflow templates")
 VIEWPORT = {"width": 1920, "height": 1080}
 MILLISECONDS = 60_000
+DOUBLE_CLICK = 500
+ATTEMPTS = 10
 
 IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes && document.querySelector('#graph-canvas')
     && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 50"""
@@ -36,9 +38,12 @@ EMPTY_WIDGETS = """() => app.graph.nodes.flatMap(node => (node.widgets ?? [])
     .filter(widget => widget.value == null && widget.type !== 'button' && widget.options?.serialize !== false
         && widget.serialize !== false)
     .map(widget => `${node.type}.${widget.name}`))"""
-CLEAR = """() => { app.graph.clear(); app.canvas.ds.scale = 1
+ZOOM = """scale => {
     const canvas = app.canvas.canvas.getBoundingClientRect()
-    app.canvas.ds.offset = [canvas.width / 2, canvas.height / 2] }"""
+    app.canvas.ds.scale = scale
+    app.canvas.ds.offset = [canvas.width / 2 / scale, canvas.height / 2 / scale]
+    app.canvas.setDirty(true, true)
+}"""
 # The page numbers tabs of one name.
 IS_OPEN = """name => app.graph.nodes.length > 0
     && app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)"""
@@ -49,19 +54,28 @@ SLOT = """([type, isInput, name]) => {
     const { scale, offset } = app.canvas.ds
     return [canvas.left + (place[0] + offset[0]) * scale, canvas.top + (place[1] + offset[1]) * scale]
 }"""
+IS_WIRED = """([type, name]) => app.graph.nodes.find(node => node.type === type).inputs
+    .find(input => input.name === name).link != null"""
 SET_WIDGETS = """values => {
     for (const graph of [app.graph, ...(app.graph.subgraphs?.values() ?? [])])
         for (const widget of graph.nodes.flatMap(node => node.widgets ?? []))
             if (widget.name in values) widget.value = values[widget.name]
 }"""
-PLAY = """async () => {
-    const video = document.querySelector('video')
-    video.muted = true
+PLAY = """async patience => {
+    const video = document.querySelector('video'), start = performance.now()
+    video.muted = video.loop = true
     await video.play()
-    await new Promise(done => setTimeout(done, 500))
-    return { seconds: video.duration, picture: video.webkitVideoDecodedByteCount,
-        sound: video.webkitAudioDecodedByteCount }
+    const decoded = () => ({ picture: video.webkitVideoDecodedByteCount, sound: video.webkitAudioDecodedByteCount })
+    while (!(decoded().picture && decoded().sound) && performance.now() - start < patience)
+        await new Promise(done => setTimeout(done, 100))
+    return { seconds: video.duration, ...decoded() }
 }"""
+# The first entry under the search box is the one that Enter adds.
+IS_FOUND = """name => [...document.querySelectorAll('[role=option]')].map(option => option.textContent.trim())
+    .find(text => text)?.startsWith(name)"""
+SEARCH_IS_OPEN = "document.activeElement?.getAttribute('role') === 'combobox'"
+# Newer pages hang a new node on the mouse until it is put down.
+IS_PLACED = "before => app.graph.nodes.length > before && app.graph.nodes.every(node => !node.flags.ghost)"
 DROP = """async ([url, name]) => {
     const blob = await (await fetch(url)).blob(), files = new DataTransfer()
     files.items.add(new File([blob], name, { type: blob.type }))
@@ -126,36 +140,38 @@ class ComfyPage:
         """Close what is open and empty the canvas, its middle at the middle of the window."""
         self.page.keyboard.press("Escape")
         self.problems.clear()
-        self.page.evaluate(CLEAR)
-        self.page.wait_for_timeout(200)
+        self.page.evaluate("app.graph.clear()")
+        self.zoom(1)
+        self.page.wait_for_timeout(DOUBLE_CLICK)  # the next click is not the second of a double-click
 
     def add_by_search(self, name: str, x: float, y: float) -> None:
         """Add a node as people do: double-click on the canvas, type its name, press Enter."""
-        self.page.mouse.dblclick(x, y)
-        self.page.wait_for_function("document.activeElement?.tagName === 'INPUT'")
-        self.page.keyboard.type(name)
-        self.page.wait_for_timeout(700)  # the list follows what is typed
-        self.page.keyboard.press("Enter")
-        self.page.wait_for_timeout(300)
-        self.page.mouse.click(x, y)  # newer pages hang the node on the mouse until then
-        self.page.wait_for_timeout(200)
+        before = len(self.types())
+        self._until(SEARCH_IS_OPEN, lambda: self.page.mouse.dblclick(x, y))
+        self._until(IS_FOUND, lambda: self._type_anew(name), name)
+        self._until(f"!({SEARCH_IS_OPEN})", lambda: self.page.keyboard.press("Enter"))
+        self.page.mouse.move(x, y, steps=2)
+        self.page.mouse.click(x, y)
+        self.page.wait_for_function(IS_PLACED, arg=before)
 
     def types(self) -> list[str]:
         """Return the types of the nodes on the canvas."""
         return self.page.evaluate("app.graph.nodes.map(node => node.type)")
 
-    def slot(self, node_type: str, is_input: bool, name: str) -> tuple[float, float]:
-        """Return where in the window a node has an input or an output."""
-        return tuple(self.page.evaluate(SLOT, [node_type, is_input, name]))
-
-    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Press the mouse at one place and let go at another."""
+    def wire(self, source: str, output: str, target: str, input_name: str) -> None:
+        """Drag from an output to an input, of the first nodes of two types, and wait for the link."""
+        start = self.page.evaluate(SLOT, [source, False, output])
+        end = self.page.evaluate(SLOT, [target, True, input_name])
         self.page.mouse.move(*start)
         self.page.mouse.down()
         self.page.mouse.move(*((a + b) / 2 for a, b in zip(start, end, strict=True)), steps=4)
         self.page.mouse.move(*end, steps=4)
         self.page.mouse.up()
-        self.page.wait_for_timeout(300)
+        self.page.wait_for_function(IS_WIRED, arg=[target, input_name])
+
+    def zoom(self, scale: float) -> None:
+        """Show the canvas at a scale, its origin in the middle of the window."""
+        self.page.evaluate(ZOOM, scale)
 
     def set_widgets(self, values: dict[str, object]) -> None:
         """Set every widget that has one of these names, on the canvas and in its subgraphs."""
@@ -177,7 +193,7 @@ class ComfyPage:
     def play_video(self) -> dict[str, float]:
         """Wait for a video on the canvas, play a part of it, and return its seconds and the bytes that were decoded."""
         self.page.wait_for_function("document.querySelector('video')?.readyState >= 1")
-        return self.page.evaluate(PLAY)
+        return self.page.evaluate(PLAY, MILLISECONDS)
 
     def drop_file(self, url: str, name: str) -> None:
         """Let a file fall on the canvas that the server has at a url."""
@@ -186,6 +202,19 @@ class ComfyPage:
     def screenshot(self, path: Path) -> None:
         """Write a picture of the page."""
         self.page.screenshot(path=str(path))
+
+    def _until(self, condition: str, gesture: Callable[[], None], arg: object = None) -> None:
+        """Make a gesture, again and again if need be: a busy page can miss one, as it does a person's."""
+        for _ in range(ATTEMPTS):
+            gesture()
+            with suppress(TimeoutError):
+                self.page.wait_for_function(condition, arg=arg, timeout=MILLISECONDS / ATTEMPTS)
+                return
+        raise AssertionError(f"after {ATTEMPTS} attempts the page does not have {condition} with {arg}")
+
+    def _type_anew(self, text: str) -> None:
+        self.page.keyboard.press("Control+A")
+        self.page.keyboard.type(text)
 
     def _keep_error(self, message: ConsoleMessage) -> None:
         if message.type == "error" and not any(noise in message.text for noise in BLOCKED_REQUESTS + NEWER_PAGE):
