@@ -1,15 +1,13 @@
 """Opens ComfyUI's real page in Chromium, loads workflows onto its canvas and reads them back."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -95,11 +93,6 @@ FIT_TO_VIEW = """() => {
     app.canvas.ds.offset[1] = canvas.height / 2 / scale - (top + bottom) / 2
     app.canvas.setDirty(true, true)
 }"""
-
-
-def find_chromium() -> str | None:
-    """Return the Chromium to drive: CHROMIUM, else the first installed one, else None."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
 
 
 class ComfyPage:
@@ -207,7 +200,7 @@ class ComfyPage:
         """Make a gesture, again and again if need be: a busy page can miss one, as it does a person's."""
         for _ in range(ATTEMPTS):
             gesture()
-            with suppress(TimeoutError):
+            with suppress(PlaywrightTimeout):
                 self.page.wait_for_function(condition, arg=arg, timeout=MILLISECONDS / ATTEMPTS)
                 return
         raise AssertionError(f"after {ATTEMPTS} attempts the page does not have {condition} with {arg}")

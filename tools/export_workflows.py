@@ -6,7 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from comfy_page import find_chromium, open_page
+from browser import WHAT_TO_DO, find_chromium
+from comfy_page import open_page
 from comfy_server import REPOSITORY, ServerError, running_server
 
 WORKFLOWS = REPOSITORY / "workflows"
@@ -39,7 +40,7 @@ def main() -> int:
     arguments = parser.parse_args()
     chromium = find_chromium()
     if not chromium:
-        print("no Chromium found: install one or set CHROMIUM to its path", file=sys.stderr)
+        print(f"no Chromium found: {WHAT_TO_DO}", file=sys.stderr)
         return 1
     if arguments.pictures:
         arguments.pictures.mkdir(parents=True, exist_ok=True)

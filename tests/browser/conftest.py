@@ -2,13 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import runtime as builder
 import torch
+from browser import WHAT_TO_DO, find_chromium
 from comfy_server import running_server
 from PIL import Image
 from safetensors.torch import load_file
@@ -27,11 +30,21 @@ def newest_page() -> Path:
     return folder / "comfyui_frontend_package" / "static"
 
 
-@pytest.fixture(scope="module", params=["own page", NEWEST])
-def served(request, small_files, tmp_path_factory) -> Iterator[SimpleNamespace]:
-    """A server with the small checkpoints under the names that the workflows have, and its page."""
-    from comfy_page import find_chromium, open_page  # tests that need playwright are skipped without it
+@pytest.fixture(scope="session")
+def open_page() -> Callable[[str], AbstractContextManager]:
+    """comfy_page.open_page in the Chromium of this machine; without one tests skip, but fail in CI."""
+    pytest.importorskip("playwright", reason="this Python has no playwright")
+    from comfy_page import open_page  # imports playwright
 
+    chromium = find_chromium()
+    if not chromium:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Chromium found: {WHAT_TO_DO}")
+    return partial(open_page, chromium=chromium)
+
+
+@pytest.fixture(scope="module", params=["own page", NEWEST])
+def served(request, open_page, small_files, tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """A server with the small checkpoints under the names that the workflows have, and its page."""
     base = tmp_path_factory.mktemp("browser")
     shutil.copytree(small_files, base / "models", dirs_exist_ok=True)
     name_as_released(base / "models")
@@ -40,7 +53,7 @@ def served(request, small_files, tmp_path_factory) -> Iterator[SimpleNamespace]:
     flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
     with (
         running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base, flags=flags) as server,
-        open_page(server.url, find_chromium()) as page,
+        open_page(server.url) as page,
     ):
         yield SimpleNamespace(server=server, page=page, base=base, is_newest=request.param == NEWEST)
 

@@ -3,18 +3,12 @@
 import json
 
 import pytest
+from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model.prompt import check_prompt
 from workflow_files import WORKFLOWS
 
-pytest.importorskip("playwright", reason="the Python package playwright is not installed")
-from comfy_page import find_chromium
-from comfy_server import EXTENSION, REPOSITORY
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not find_chromium(), reason="no Chromium found: install one or set CHROMIUM to its path"),
-]
+pytestmark = pytest.mark.browser
 # Pixels of the window, beside the search box: a list that opens under the mouse can take the double-click for its own.
 PLACE = (300, 300)
 SMALL = {"width": 64, "height": 64, "length": 5, "steps": 2, "model_area": "720x720", "skip_layer": -1}

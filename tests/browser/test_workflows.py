@@ -6,26 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("playwright", reason="the Python package playwright is not installed")
-from comfy_page import find_chromium, open_page
 from comfy_server import running_server
 from workflow_files import WORKFLOWS
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not find_chromium(), reason="no Chromium found: install one or set CHROMIUM to its path"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def page(small_files, tmp_path_factory):
+def page(open_page, small_files, tmp_path_factory):
     """ComfyUI's page, served with the small checkpoints."""
     base = tmp_path_factory.mktemp("browser")
     shutil.copytree(small_files, base / "models", dirs_exist_ok=True)
     with (
         running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base) as server,
-        open_page(server.url, find_chromium()) as page,
+        open_page(server.url) as page,
     ):
         yield page
 
