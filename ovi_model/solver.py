@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from comfy.k_diffusion.sampling import trange  # this core's bar: steps done, seconds a step
 from torch import Tensor
 
 # The first sigma before the shift; training never saw pure noise.
@@ -38,11 +39,11 @@ class _Seen(NamedTuple):
 
 
 @torch.no_grad()
-def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None = None, callback=None, **_unused):
+def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None = None, callback=None, disable=None):
     """Sample with ComfyUI's sampler interface; x [B, ...] keeps its shape, one model call a step.
 
     model: ComfyUI's denoiser; called with x and noise levels [B] it returns the clean latent it predicts, and it holds
-    the `noise` of this run.
+    the `noise` of this run. disable: no bar of steps in the log; None: none where the log is no terminal.
     Raises ValueError unless every noise level is below the last.
     """
     levels = [float(sigma) for sigma in sigmas]
@@ -55,7 +56,7 @@ def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None 
         x = x + (1 - levels[0]) * model.noise
     previous = last = None
     start, order = x, 1
-    for i in range(len(levels) - 1):
+    for i in trange(len(levels) - 1, disable=disable):
         denoised = model(x, levels[i] * rows, **(extra_args or {}))
         here = _Seen(levels[i], denoised)
         if last is not None:

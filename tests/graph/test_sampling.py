@@ -1,5 +1,6 @@
 """Stock samplers, schedules and guiders on Ovi's latent of picture and sound, run by ComfyUI."""
 
+import re
 from itertools import pairwise
 
 import comfy.samplers
@@ -227,3 +228,12 @@ def test_previews_show_the_picture_at_every_step(run, graph):
     assert [image.shape for image in previews] == [(4, 8, 3)] * 3
     assert all(image.std() > 1 for image in previews)
     assert not np.array_equal(previews[0], previews[-1])
+
+
+def test_the_log_tells_steps_and_seconds_a_step(run, graph, capsys):
+    """ComfyUI's own samplers do; the solver of the reference does as they do."""
+    sigmas = graph.add("OviScheduler", steps=3, shift=5.0, denoise=1.0)
+    inputs = graph.model(), graph.text(), graph.latent(), sigmas
+    graph.show(graph.sample_custom(*inputs, sampler=graph.add("OviSamplerUniPC")))
+    run(graph)
+    assert re.search(r"3/3 \[.*(it/s|s/it)", capsys.readouterr().err)
