@@ -147,6 +147,10 @@ class ComfyPage:
         self.page.mouse.click(x, y)
         self.page.wait_for_function(IS_PLACED, arg=before)
 
+    def draw_nodes_with_vue(self, on: bool) -> None:
+        """Switch what the page calls Nodes 2.0 on or off."""
+        self.page.evaluate("on => app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)", on)
+
     def types(self) -> list[str]:
         """Return the types of the nodes on the canvas."""
         return self.page.evaluate("app.graph.nodes.map(node => node.type)")

@@ -8,11 +8,13 @@ const FRAMES_A_SECOND = 24
 const MILLISECONDS = 150 // between two looks at the prompt
 // Pixels. A node of a workflow saved without this hardly grows: there is room for the line, and the text has more.
 const LINE_HEIGHT = 34
+const TEXT_HEIGHT = 56 // below it the text would be cut through a line
 const HEIGHT = 160
 
 const STYLE = `
 .ovi-prompt { display: flex; flex-direction: column; gap: 4px; font: 11px/1.4 sans-serif; color: var(--input-text);
   background: var(--comfy-input-bg); border-radius: 4px; padding: 6px; box-sizing: border-box; overflow: hidden; }
+.ovi-prompt.is-low .ovi-prompt-text { display: none; }
 .ovi-prompt-text { flex: 1 1 0; min-height: 0; overflow-y: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 .ovi-prompt-speech { color: #e0a030; }
 .ovi-prompt-sound { color: #3aa8b8; }
@@ -47,6 +49,8 @@ function addReading(node) {
     setValue: () => {},
   })
   widget.serialize = false
+  const sizes = new ResizeObserver(() => element.classList.toggle("is-low", element.clientHeight < TEXT_HEIGHT))
+  sizes.observe(element)
 
   // Front ends differ in what they call when a text is typed, pasted, loaded or undone, so the text is looked at.
   let shown = null
@@ -62,6 +66,7 @@ function addReading(node) {
   const { onRemoved } = node
   node.onRemoved = function (...given) {
     clearInterval(timer)
+    sizes.disconnect()
     return onRemoved?.apply(this, given)
   }
 }
