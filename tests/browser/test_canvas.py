@@ -75,6 +75,10 @@ FAULTS = [
     ("ovi_miniature", {"skip_layer": 30}, "this model has 1 to 3"),
     ("ovi_text_to_audio_video", {"text_encoder": WEB_PAGE}, f"{WEB_PAGE} is a web page"),
 ]
+SHOWN_PICTURES = """names => {
+    const shown = [...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0)
+    return names.every(name => shown.some(image => image.src.endsWith(name)))
+}"""
 PROMPTS = [
     "A man says <S>Hello there!<E> Audio: rain.",
     "<AUDCAP>wind<ENDAUDCAP> over <S>one<E> and <S>two<E>",
@@ -121,6 +125,14 @@ def test_each_node_is_found_by_its_name(page, node):
     schema = node.define_schema()
     page.add_by_search(schema.display_name, *PLACE)
     assert page.types() == [schema.node_id]
+    assert page.problems == []
+
+
+def test_help_shows_its_pictures(page):
+    page.add_by_search("Ovi Preview", *PLACE)
+    page.page.get_by_test_id("info-button").click()
+    page.page.get_by_text("What counts as speech.").wait_for()
+    page.page.wait_for_function(SHOWN_PICTURES, arg=["OviPreview.jpg", "miniature_speaks.jpg"])
     assert page.problems == []
 
 
@@ -176,6 +188,7 @@ def test_the_prompt_is_read_as_it_is_typed(page):
     )
     assert ["ovi-prompt-speech", "Hello there, my friend"] in parts
     assert ["ovi-prompt-sound", " rain"] in parts
+    assert page.page.locator(".ovi-prompt-speech").is_visible()  # a new node has room for it
     page.page.keyboard.type(" <S>")
     page.page.get_by_text("<S> is not closed").wait_for()
     assert page.problems == []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_ovi.nodes import NODES
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAME_FILE = "in the same file"
@@ -166,6 +167,17 @@ def test_the_help_page_tells_of_every_input(node):
     assert page.startswith(f"# {schema.display_name}\n")
     for entry in schema.inputs:
         assert f"| {entry.id} |" in page, f"{entry.id} is not in its table"
+
+
+@each_node
+def test_the_help_page_shows_the_node_wired(node):
+    name = node.define_schema().node_id
+    pages = REPOSITORY / "web" / "docs"
+    shown = re.findall(r"!\[(.+)\]\((.+)\)", (pages / f"{name}.md").read_text(encoding="utf-8"))
+    assert f"{name}.jpg" in [file for _, file in shown], "python tools/picture_nodes.py takes it"
+    for _, file in shown:
+        with Image.open(pages / file) as picture:
+            picture.verify()
 
 
 def test_no_help_page_is_left_over():

@@ -6,15 +6,18 @@ import { readPrompt, speakingSeconds } from "./prompt_parts.js"
 
 const FRAMES_A_SECOND = 24
 const MILLISECONDS = 150 // between two looks at the prompt
-// Pixels. A node of a workflow saved without this hardly grows: there is room for the line, and the text has more.
-const LINE_HEIGHT = 34
-const TEXT_HEIGHT = 56 // below it the text would be cut through a line
+// Pixels. A new node has room for a prompt and its reading. One of a saved workflow keeps its size, and what it has
+// no room for is left out whole: first the text, then the line.
+const LINE_HEIGHT = 32
+const TEXT_HEIGHT = 51
 const HEIGHT = 160
+const ROOM = 150
 
 const STYLE = `
 .ovi-prompt { display: flex; flex-direction: column; gap: 4px; font: 11px/1.4 sans-serif; color: var(--input-text);
   background: var(--comfy-input-bg); border-radius: 4px; padding: 6px; box-sizing: border-box; overflow: hidden; }
-.ovi-prompt.is-low .ovi-prompt-text { display: none; }
+.ovi-prompt.has-no-text .ovi-prompt-text { display: none; }
+.ovi-prompt.has-nothing { visibility: hidden; }
 .ovi-prompt-text { flex: 1 1 0; min-height: 0; overflow-y: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 .ovi-prompt-speech { color: #e0a030; }
 .ovi-prompt-sound { color: #3aa8b8; }
@@ -49,7 +52,9 @@ function addReading(node) {
     setValue: () => {},
   })
   widget.serialize = false
-  const sizes = new ResizeObserver(() => element.classList.toggle("is-low", element.clientHeight < TEXT_HEIGHT))
+  const [width, height] = node.computeSize()
+  node.setSize([Math.max(width, node.size[0]), height + ROOM])
+  const sizes = new ResizeObserver(() => leaveOut(element))
   sizes.observe(element)
 
   // Front ends differ in what they call when a text is typed, pasted, loaded or undone, so the text is looked at.
@@ -69,6 +74,12 @@ function addReading(node) {
     sizes.disconnect()
     return onRemoved?.apply(this, given)
   }
+}
+
+function leaveOut(element) {
+  const height = element.clientHeight
+  element.classList.toggle("has-no-text", height < TEXT_HEIGHT)
+  element.classList.toggle("has-nothing", height < LINE_HEIGHT)
 }
 
 // The prompt as typed; null if it comes from another node.

@@ -1,0 +1,186 @@
+"""Takes the picture of every help page: each node on ComfyUI's own page, with the nodes it is usually wired to."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from browser import WHAT_TO_DO, find_chromium
+from comfy_page import ComfyPage, open_page
+from comfy_server import REPOSITORY, running_server
+from PIL import Image
+
+PAGES = REPOSITORY / "web" / "docs"
+QUALITY = 80
+MARGIN = 24
+# Node.output > Node.input
+WIRINGS = {
+    "OviModelLoader": ["OviModelLoader.model > OviGuidance.model"],
+    "OviLoraLoader": ["UNETLoader.MODEL > OviLoraLoader.model", "OviLoraLoader.model > OviGuidance.model"],
+    "OviTextEncoderLoader": ["OviTextEncoderLoader.CLIP > OviTextEncode.clip"],
+    "OviAudioVAELoader": ["OviAudioVAELoader.VAE > OviDecode.audio_vae"],
+    "OviMiniature": [
+        "OviMiniature.model > KSampler.model",
+        "OviMiniature.clip > OviTextEncode.clip",
+        "OviMiniature.vae > OviDecode.vae",
+        "OviMiniature.audio_vae > OviDecode.audio_vae",
+        "OviTextEncode.positive > KSampler.positive",
+        "OviTextEncode.negative > KSampler.negative",
+        "KSampler.LATENT > OviDecode.samples",
+    ],
+    "OviTextEncode": [
+        "OviTextEncoderLoader.CLIP > OviTextEncode.clip",
+        "OviTextEncode.positive > CFGGuider.positive",
+        "OviTextEncode.negative > CFGGuider.negative",
+    ],
+    "OviImageSize": [
+        "LoadImage.IMAGE > OviImageSize.image",
+        "OviImageSize.width > OviLatent.width",
+        "OviImageSize.height > OviLatent.height",
+        "LoadImage.IMAGE > OviLatent.start_image",
+    ],
+    "OviLatent": [
+        "LoadImage.IMAGE > OviLatent.start_image",
+        "VAELoader.VAE > OviLatent.vae",
+        "OviLatent.latent > SamplerCustomAdvanced.latent_image",
+    ],
+    "OviAttention": [
+        "UNETLoader.MODEL > OviAttention.model",
+        "OviAttention.model > OviGuidance.model",
+        "OviAttention.report > PreviewAny.source",
+    ],
+    "OviGuidance": ["UNETLoader.MODEL > OviGuidance.model", "OviGuidance.model > CFGGuider.model"],
+    "OviScheduler": ["OviScheduler.sigmas > SamplerCustomAdvanced.sigmas"],
+    "OviSamplerUniPC": ["OviSamplerUniPC.sampler > SamplerCustomAdvanced.sampler"],
+    "OviSeparateLatent": [
+        "SamplerCustomAdvanced.output > OviSeparateLatent.latent",
+        "OviSeparateLatent.video_latent > VAEDecode.samples",
+        "OviSeparateLatent.audio_latent > VAEDecodeAudio.samples",
+    ],
+    "OviConcatLatent": [
+        "VAEEncode.LATENT > OviConcatLatent.video_latent",
+        "VAEEncodeAudio.LATENT > OviConcatLatent.audio_latent",
+        "OviConcatLatent.latent > KSampler.latent_image",
+    ],
+    "OviDecode": [
+        "SamplerCustomAdvanced.output > OviDecode.samples",
+        "VAELoader.VAE > OviDecode.vae",
+        "OviAudioVAELoader.VAE > OviDecode.audio_vae",
+        "OviDecode.images > OviSaveVideo.images",
+        "OviDecode.audio > OviSaveVideo.audio",
+    ],
+    "OviPreview": [
+        "OviDecode.images > OviPreview.images",
+        "OviDecode.audio > OviPreview.audio",
+        "OviPreview.sheet > SaveImage.images",
+    ],
+    "OviSaveVideo": ["OviDecode.images > OviSaveVideo.images", "OviDecode.audio > OviSaveVideo.audio"],
+}
+# What the lists of the loaders show: files of these names lie in the folders, empty.
+FILES = {
+    "diffusion_models": ["model_960x960.safetensors"],
+    "loras": ["my_voice.safetensors"],
+    "text_encoders": ["umt5_xxl_fp8_e4m3fn_scaled.safetensors"],
+    "vae": ["best_netG.pt", "v1-16.pth", "wan2.2_vae.safetensors"],
+}
+WIDGETS = {
+    "prompt": "A woman on a pier says <S>The tide is coming in.<E> Audio: waves, a gull cries.",
+    "vae_name": "wan2.2_vae.safetensors",
+    "vae": "v1-16.pth",
+    "vocoder": "best_netG.pt",
+    "cfg": 4.0,
+}
+OTHER_WIDGETS = {"OviMiniature": {"prompt": "A red face says <S>ba ba<E>. Audio: a low voice."}}
+# Puts every node into the column after the last that it takes something from; returns how much room all of them take.
+ARRANGE = """async ([links, corner, gap, narrowest]) => {
+    const graph = app.graph, nodes = new Map(), columns = new Map()
+    const get = type => {
+        if (nodes.has(type)) return nodes.get(type)
+        const node = LiteGraph.createNode(type)
+        node.id = window.lastPictured = (window.lastPictured ?? 1000) + 1  // pictures in nodes are kept by their ids
+        graph.add(node)
+        nodes.set(type, node)
+        columns.set(type, 0)
+        return node
+    }
+    const slot = (slots, name) => {
+        const found = slots.findIndex(slot => slot.name === name)
+        if (found < 0) throw new Error(`no ${name} among ${slots.map(slot => slot.name)}`)
+        return found
+    }
+    for (const [source, output, target, input] of links) {
+        const from = get(source), to = get(target)
+        from.connect(slot(from.outputs, output), to, slot(to.inputs, input))
+    }
+    for (const _ of links) for (const [source, , target] of links)
+        columns.set(target, Math.max(columns.get(target), columns.get(source) + 1))
+    await new Promise(done => setTimeout(done, 500))  // nodes grow to what they show
+    let left = 0, bottom = 0
+    for (let column = 0; column <= Math.max(...columns.values()); column++) {
+        let top = 0, right = left
+        for (const [type, node] of nodes) if (columns.get(type) === column) {
+            node.setSize([Math.max(node.size[0], narrowest), node.size[1]])
+            node.pos = [left, top]
+            right = Math.max(right, left + node.size[0])
+            bottom = Math.max(bottom, top + node.size[1])
+            top += node.size[1] + gap
+        }
+        left = right + gap
+    }
+    const canvas = app.canvas.canvas.getBoundingClientRect()
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [corner - canvas.left, corner - canvas.top]
+    app.canvas.setDirty(true, true)
+    return [left - gap, bottom]
+}"""
+CORNER = 150
+TITLE = 40
+GAP = 70
+NARROWEST = 330
+
+
+def take_picture(page: ComfyPage, node: str) -> None:
+    """Wire a node on an empty canvas and write what it looks like at 100 %."""
+    page.clear()
+    links = [link.replace(" > ", ".").split(".") for link in WIRINGS[node]]
+    width, height = page.page.evaluate(ARRANGE, [links, CORNER, GAP, NARROWEST])
+    page.set_widgets(WIDGETS | OTHER_WIDGETS.get(node, {}))
+    page.page.wait_for_timeout(1000)
+    box = {"x": CORNER - MARGIN, "y": CORNER - TITLE - MARGIN}
+    box |= {"width": width + 2 * MARGIN, "height": height + TITLE + 2 * MARGIN}
+    path = PAGES / f"{node}.jpg"
+    page.page.screenshot(path=path, clip=box, type="jpeg", quality=QUALITY)
+    print(f"{path.name}: {path.stat().st_size} bytes")
+
+
+def make_files(base: Path) -> None:
+    """Write the files that the nodes list: empty ones, and a frame of the miniature as the image."""
+    for folder, names in FILES.items():
+        (base / "models" / folder).mkdir(parents=True)
+        for name in names:
+            (base / "models" / folder / name).touch()
+    (base / "input").mkdir()
+    with Image.open(REPOSITORY / "web" / "docs" / "miniature_speaks.jpg") as sheet:
+        sheet.crop((24, 40, 172, 188)).save(base / "input" / "example.png")
+
+
+def main() -> int:
+    """Take the pictures of all nodes, or of those named; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
+    parser.add_argument("nodes", nargs="*", metavar="NODE", help="ids of nodes; all without any")
+    arguments = parser.parse_args()
+    chromium = find_chromium()
+    if not chromium:
+        print(f"no Chromium found: {WHAT_TO_DO}", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as base:
+        make_files(Path(base))
+        with running_server(arguments.comfyui.resolve(), Path(base)) as server, open_page(server.url, chromium) as page:
+            for node in arguments.nodes or WIRINGS:
+                take_picture(page, node)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
