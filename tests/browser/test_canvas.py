@@ -128,14 +128,6 @@ def test_each_node_is_found_by_its_name(page, node):
     assert page.problems == []
 
 
-def test_help_shows_its_pictures(page):
-    page.add_by_search("Ovi Preview", *PLACE)
-    page.page.get_by_test_id("info-button").click()
-    page.page.get_by_text("What counts as speech.").wait_for()
-    page.page.wait_for_function(SHOWN_PICTURES, arg=["OviPreview.jpg", "miniature_speaks.jpg"])
-    assert page.problems == []
-
-
 def test_a_graph_built_by_hand_runs(page):
     """Each node by search, each link by dragging, then Run."""
     page.zoom(0.5)
@@ -253,4 +245,13 @@ def test_a_blueprint_is_offered_and_runs(served, page, path):
     played = page.play_video()
     assert played["seconds"] == pytest.approx(shown["length"] / 24, abs=0.07)
     assert played["sound"] > 0
+    assert page.problems == []
+
+
+def test_help_shows_its_pictures(page):
+    """The last test on a page: help stays open beside the canvas."""
+    page.add_by_search("Ovi Preview", *PLACE)
+    page.page.get_by_test_id("info-button").click()
+    page.page.get_by_text("What counts as speech.").wait_for()
+    page.page.wait_for_function(SHOWN_PICTURES, arg=["OviPreview.jpg", "miniature_speaks.jpg"])
     assert page.problems == []
