@@ -12,7 +12,8 @@ from PIL import Image
 
 PAGES = REPOSITORY / "web" / "docs"
 QUALITY = 80
-MARGIN = 24
+# Pixels: around the nodes, above their titles, between them, from the corner of the window; least width of a node.
+MARGIN, TITLE, GAP, CORNER, NARROWEST = 24, 40, 70, 150, 330
 # Node.output > Node.input
 WIRINGS = {
     "OviModelLoader": ["OviModelLoader.model > OviGuidance.model"],
@@ -133,10 +134,6 @@ ARRANGE = """async ([links, corner, gap, narrowest]) => {
     app.canvas.setDirty(true, true)
     return [left - gap, bottom]
 }"""
-CORNER = 150
-TITLE = 40
-GAP = 70
-NARROWEST = 330
 
 
 def take_picture(page: ComfyPage, node: str) -> None:
