@@ -248,6 +248,16 @@ def test_a_blueprint_is_offered_and_runs(served, page, path):
     assert page.problems == []
 
 
+def test_a_file_that_is_missing_is_offered(page):
+    (path,) = (path for path in WORKFLOWS if path.stem == "ovi_text_to_audio_video")
+    text = path.read_text(encoding="utf-8").replace("model_960x960.safetensors", "absent.safetensors")
+    page.load(json.loads(text), "absent")
+    page.page.get_by_text("Missing Models").or_(page.page.get_by_text("View details")).first.click()
+    page.page.locator("span, button").get_by_text("absent.safetensors").first.wait_for()
+    page.page.get_by_role("button", name="Download").first.wait_for()
+    assert page.problems == []
+
+
 def test_help_shows_its_pictures(page):
     """The last test on a page: help stays open beside the canvas."""
     page.add_by_search("Ovi Preview", *PLACE)
