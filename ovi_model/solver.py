@@ -43,7 +43,8 @@ def sample_flow_unipc(model, x: Tensor, sigmas: Tensor, extra_args: dict | None 
     """Sample with ComfyUI's sampler interface; x [B, ...] keeps its shape, one model call a step.
 
     model: ComfyUI's denoiser; called with x and noise levels [B] it returns the clean latent it predicts, and it holds
-    the `noise` of this run. disable: no bar of steps in the log; None: none where the log is no terminal.
+    the `noise` of this run. disable: True hides the bar of steps in the log, None hides it
+    where the log is no terminal.
     Raises ValueError unless every noise level is below the last.
     """
     levels = [float(sigma) for sigma in sigmas]

@@ -1,41 +1,61 @@
 """Finds the Chromium that drives ComfyUI's page; run by itself, it downloads Playwright's where there is none."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+from runtime import runtime_folder
+
+# Playwright's download lies beside the ComfyUI that is built for the tests.
+os.environ.setdefault("PLAYWRIGHT_BROWSERS_PATH", str(runtime_folder() / "browsers"))
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DOWNLOAD = ("-m", "playwright", "install", "--no-shell", "chromium")
-WHAT_TO_DO = "install Chromium or set CHROMIUM to its path"
 
 
-def find_chromium() -> str | None:
-    """Return the Chromium to drive: CHROMIUM, else an installed one, else Playwright's, else None."""
-    installed = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    return installed or _find_downloaded()
+class NoBrowserError(Exception):
+    """No browser can be driven; the message says why and what to do."""
 
 
-def _find_downloaded() -> str | None:
-    from playwright.sync_api import sync_playwright  # takes a moment to start, and not every user has it
+def find_chromium() -> str:
+    """Return the Chromium to drive: CHROMIUM, else an installed one, else Playwright's; raises NoBrowserError."""
+    if not importlib.util.find_spec("playwright"):
+        raise NoBrowserError("this Python has no playwright, which drives the browser")
+    chosen = os.environ.get("CHROMIUM")
+    chromium = next(filter(None, map(shutil.which, [chosen] if chosen else [*NAMES, _place_of_download()])), None)
+    if not chromium:
+        found = f"CHROMIUM={chosen} is no program" if chosen else "no Chromium found"
+        raise NoBrowserError(f"{found}: install Chromium or set CHROMIUM to its path")
+    tried = subprocess.run([chromium, "--version"], capture_output=True, text=True)
+    if tried.returncode:
+        raise NoBrowserError(f"{chromium} does not start: {tried.stderr.strip()[-300:]}")
+    return chromium
+
+
+def _place_of_download() -> str:
+    from playwright.sync_api import sync_playwright  # not everybody who imports this has it
 
     with sync_playwright() as playwright:
-        place = playwright.chromium.executable_path
-    return place if Path(place).is_file() else None
+        return playwright.chromium.executable_path
+
+
+def download() -> None:
+    """Let Playwright download its Chromium, unless one is installed, chosen or there already."""
+    installed = os.environ.get("CHROMIUM") or any(map(shutil.which, NAMES))
+    if installed or not importlib.util.find_spec("playwright") or os.path.exists(_place_of_download()):
+        return
+    print("no Chromium found: Playwright downloads one, about 170 MB ...", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, *DOWNLOAD], stdout=sys.stderr)
 
 
 def main() -> int:
-    """Download a Chromium where none is found; return the exit status."""
+    """Make sure that there is a Chromium; return the exit status."""
+    download()
     try:
-        if find_chromium():
-            return 0
-    except ImportError:
-        print("browser tests are left out: this Python has no playwright", file=sys.stderr)
-        return 1
-    print("no Chromium found: Playwright downloads one, about 170 MB ...", file=sys.stderr, flush=True)
-    if subprocess.run([sys.executable, *DOWNLOAD], stdout=sys.stderr).returncode:
-        print(f"browser tests are left out: no Chromium could be downloaded; {WHAT_TO_DO}", file=sys.stderr)
+        find_chromium()
+    except NoBrowserError as error:
+        print(f"browser tests are left out: {error}", file=sys.stderr)
         return 1
     return 0
 

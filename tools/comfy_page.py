@@ -21,8 +21,8 @@ CHROMIUM_FLAGS = [
 BLOCKED_REQUESTS = ("Failed to load resource", "Content Security Policy", "Network Error", "Error fetching file size")
 NEWER_PAGE = ("Jobs API", "Failed to fetch queue", "core workflow templates")
 VIEWPORT = {"width": 1920, "height": 1080}
-MILLISECONDS = 60_000
-DOUBLE_CLICK = 500
+PATIENCE_MS = 60_000
+DOUBLE_CLICK_MS = 500
 ATTEMPTS = 10
 
 IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes && document.querySelector('#graph-canvas')
@@ -52,12 +52,16 @@ SLOT = """([type, isInput, name]) => {
     const { scale, offset } = app.canvas.ds
     return [canvas.left + (place[0] + offset[0]) * scale, canvas.top + (place[1] + offset[1]) * scale]
 }"""
-IS_WIRED = """([type, name]) => app.graph.nodes.find(node => node.type === type).inputs
-    .find(input => input.name === name).link != null"""
+IS_WIRED = """([source, output, target, input]) => {
+    const [from, to] = [source, target].map(type => app.graph.nodes.find(node => node.type === type))
+    const link = app.graph.links.get(to.inputs.find(slot => slot.name === input).link)
+    return link?.origin_id === from.id && from.outputs[link.origin_slot].name === output
+}"""
 SET_WIDGETS = """values => {
     for (const graph of [app.graph, ...(app.graph.subgraphs?.values() ?? [])])
         for (const widget of graph.nodes.flatMap(node => node.widgets ?? []))
             if (widget.name in values) widget.value = values[widget.name]
+    app.canvas.setDirty(true, true)
 }"""
 PLAY = """async patience => {
     const video = document.querySelector('video'), start = performance.now()
@@ -101,7 +105,7 @@ class ComfyPage:
     def __init__(self, page: Page, url: str):
         self.page = page
         self.problems: list[str] = []
-        page.set_default_timeout(MILLISECONDS)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", self._keep_error)
         page.route("**/*", _only_from(urlsplit(url).netloc))
@@ -135,7 +139,7 @@ class ComfyPage:
         self.problems.clear()
         self.page.evaluate("app.graph.clear()")
         self.zoom(1)
-        self.page.wait_for_timeout(DOUBLE_CLICK)  # the next click is not the second of a double-click
+        self.page.wait_for_timeout(DOUBLE_CLICK_MS)  # the next click is not the second of a double-click
 
     def add_by_search(self, name: str, x: float, y: float) -> None:
         """Add a node as people do: double-click on the canvas, type its name, press Enter."""
@@ -156,15 +160,17 @@ class ComfyPage:
         return self.page.evaluate("app.graph.nodes.map(node => node.type)")
 
     def wire(self, source: str, output: str, target: str, input_name: str) -> None:
-        """Drag from an output to an input, of the first nodes of two types, and wait for the link."""
+        """Drag from an output to an input, of the first nodes of two types, until just that link is there."""
         start = self.page.evaluate(SLOT, [source, False, output])
         end = self.page.evaluate(SLOT, [target, True, input_name])
+        self._until(IS_WIRED, lambda: self._drag(start, end), [source, output, target, input_name])
+
+    def _drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         self.page.mouse.move(*start)
         self.page.mouse.down()
         self.page.mouse.move(*((a + b) / 2 for a, b in zip(start, end, strict=True)), steps=4)
         self.page.mouse.move(*end, steps=4)
         self.page.mouse.up()
-        self.page.wait_for_function(IS_WIRED, arg=[target, input_name])
 
     def zoom(self, scale: float) -> None:
         """Show the canvas at a scale, its origin in the middle of the window."""
@@ -190,7 +196,7 @@ class ComfyPage:
     def play_video(self) -> dict[str, float]:
         """Wait for a video on the canvas, play a part of it, and return its seconds and the bytes that were decoded."""
         self.page.wait_for_function("document.querySelector('video')?.readyState >= 1")
-        return self.page.evaluate(PLAY, MILLISECONDS)
+        return self.page.evaluate(PLAY, PATIENCE_MS)
 
     def drop_file(self, url: str, name: str) -> None:
         """Let a file fall on the canvas that the server has at a url."""
@@ -205,7 +211,7 @@ class ComfyPage:
         for _ in range(ATTEMPTS):
             gesture()
             with suppress(PlaywrightTimeout):
-                self.page.wait_for_function(condition, arg=arg, timeout=MILLISECONDS / ATTEMPTS)
+                self.page.wait_for_function(condition, arg=arg, timeout=PATIENCE_MS / ATTEMPTS)
                 return
         raise AssertionError(f"after {ATTEMPTS} attempts the page does not have {condition} with {arg}")
 

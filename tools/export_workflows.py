@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from browser import WHAT_TO_DO, find_chromium
+from browser import NoBrowserError, find_chromium
 from comfy_page import open_page
 from comfy_server import REPOSITORY, ServerError, running_server
 
@@ -38,15 +38,11 @@ def main() -> int:
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
     parser.add_argument("--pictures", type=Path, help="also write a screenshot of each workflow to this folder")
     arguments = parser.parse_args()
-    chromium = find_chromium()
-    if not chromium:
-        print(f"no Chromium found: {WHAT_TO_DO}", file=sys.stderr)
-        return 1
     if arguments.pictures:
         arguments.pictures.mkdir(parents=True, exist_ok=True)
     try:
-        export(arguments.comfyui.resolve(), chromium, arguments.pictures)
-    except ServerError as error:
+        export(arguments.comfyui.resolve(), find_chromium(), arguments.pictures)
+    except (NoBrowserError, ServerError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

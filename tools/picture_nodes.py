@@ -5,15 +5,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from browser import WHAT_TO_DO, find_chromium
+from browser import NoBrowserError, find_chromium
 from comfy_page import ComfyPage, open_page
-from comfy_server import REPOSITORY, running_server
+from comfy_server import REPOSITORY, ServerError, running_server
 from PIL import Image
 
 PAGES = REPOSITORY / "web" / "docs"
 QUALITY = 80
-# Pixels: around the nodes, above their titles, between them, from the corner of the window; least width of a node.
-MARGIN, TITLE, GAP, CORNER, NARROWEST = 24, 40, 70, 150, 330
+# Pixels.
+CORNER = 150  # from the window's corner to the first node, beside what the page keeps there
+GAP = 70  # between nodes
+MARGIN = 24  # around all of them
+TITLE = 40  # of a node and its badge, above its place
+NARROWEST = 330  # a node, so that names of files are not cut
 # Node.output > Node.input
 WIRINGS = {
     "OviModelLoader": ["OviModelLoader.model > OviGuidance.model"],
@@ -38,7 +42,6 @@ WIRINGS = {
         "LoadImage.IMAGE > OviImageSize.image",
         "OviImageSize.width > OviLatent.width",
         "OviImageSize.height > OviLatent.height",
-        "LoadImage.IMAGE > OviLatent.start_image",
     ],
     "OviLatent": [
         "LoadImage.IMAGE > OviLatent.start_image",
@@ -60,7 +63,9 @@ WIRINGS = {
     ],
     "OviConcatLatent": [
         "VAEEncode.LATENT > OviConcatLatent.video_latent",
-        "VAEEncodeAudio.LATENT > OviConcatLatent.audio_latent",
+        "VAEEncodeAudio.LATENT > SetLatentNoiseMask.samples",
+        "SolidMask.MASK > SetLatentNoiseMask.mask",
+        "SetLatentNoiseMask.LATENT > OviConcatLatent.audio_latent",
         "OviConcatLatent.latent > KSampler.latent_image",
     ],
     "OviDecode": [
@@ -90,9 +95,10 @@ WIDGETS = {
     "vae": "v1-16.pth",
     "vocoder": "best_netG.pt",
     "cfg": 4.0,
+    "value": 0.0,
 }
 OTHER_WIDGETS = {"OviMiniature": {"prompt": "A red face says <S>ba ba<E>. Audio: a low voice."}}
-# Puts every node into the column after the last that it takes something from; returns how much room all of them take.
+# Puts every node into the column before the first that takes something from it; returns how much room all of them take.
 ARRANGE = """async ([links, corner, gap, narrowest]) => {
     const graph = app.graph, nodes = new Map(), columns = new Map()
     const get = type => {
@@ -114,10 +120,10 @@ ARRANGE = """async ([links, corner, gap, narrowest]) => {
         from.connect(slot(from.outputs, output), to, slot(to.inputs, input))
     }
     for (const _ of links) for (const [source, , target] of links)
-        columns.set(target, Math.max(columns.get(target), columns.get(source) + 1))
+        columns.set(source, Math.min(columns.get(source), columns.get(target) - 1))
     await new Promise(done => setTimeout(done, 500))  // nodes grow to what they show
     let left = 0, bottom = 0
-    for (let column = 0; column <= Math.max(...columns.values()); column++) {
+    for (let column = Math.min(...columns.values()); column <= 0; column++) {
         let top = 0, right = left
         for (const [type, node] of nodes) if (columns.get(type) === column) {
             node.setSize([Math.max(node.size[0], narrowest), node.size[1]])
@@ -141,8 +147,14 @@ def take_picture(page: ComfyPage, node: str) -> None:
     page.clear()
     links = [link.replace(" > ", ".").split(".") for link in WIRINGS[node]]
     width, height = page.page.evaluate(ARRANGE, [links, CORNER, GAP, NARROWEST])
-    page.set_widgets(WIDGETS | OTHER_WIDGETS.get(node, {}))
-    page.page.wait_for_timeout(1000)
+    wanted = WIDGETS | OTHER_WIDGETS.get(node, {})
+    page.set_widgets(wanted)
+    page.page.wait_for_timeout(1000)  # what is shown follows
+    for entry in page.api_form().values():
+        for name in wanted.keys() & entry["inputs"].keys():
+            shown = entry["inputs"][name]  # a list is a link
+            if not isinstance(shown, list) and shown != wanted[name]:
+                raise ServerError(f"{entry['class_type']} shows {shown} as {name} in the picture of {node}")
     box = {"x": CORNER - MARGIN, "y": CORNER - TITLE - MARGIN}
     box |= {"width": width + 2 * MARGIN, "height": height + TITLE + 2 * MARGIN}
     path = PAGES / f"{node}.jpg"
@@ -161,21 +173,28 @@ def make_files(base: Path) -> None:
         sheet.crop((24, 40, 172, 188)).save(base / "input" / "example.png")
 
 
+def take_pictures(comfyui: Path, chromium: str, nodes: list[str]) -> None:
+    """Take the pictures of these nodes in one page of one server."""
+    with tempfile.TemporaryDirectory() as base:
+        make_files(Path(base))
+        with running_server(comfyui, Path(base)) as server, open_page(server.url, chromium) as page:
+            for node in nodes:
+                take_picture(page, node)
+
+
 def main() -> int:
     """Take the pictures of all nodes, or of those named; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
-    parser.add_argument("nodes", nargs="*", metavar="NODE", help="ids of nodes; all without any")
+    parser.add_argument("nodes", nargs="*", metavar="NODE", help="ids of nodes (default: all)")
     arguments = parser.parse_args()
-    chromium = find_chromium()
-    if not chromium:
-        print(f"no Chromium found: {WHAT_TO_DO}", file=sys.stderr)
+    if unknown := set(arguments.nodes) - set(WIRINGS):
+        parser.error(f"{', '.join(sorted(unknown))}: not in WIRINGS; add there how it is wired")
+    try:
+        take_pictures(arguments.comfyui.resolve(), find_chromium(), arguments.nodes or list(WIRINGS))
+    except (NoBrowserError, ServerError) as error:
+        print(error, file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as base:
-        make_files(Path(base))
-        with running_server(arguments.comfyui.resolve(), Path(base)) as server, open_page(server.url, chromium) as page:
-            for node in arguments.nodes or WIRINGS:
-                take_picture(page, node)
     return 0
 
 

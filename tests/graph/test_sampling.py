@@ -237,3 +237,14 @@ def test_the_log_tells_steps_and_seconds_a_step(run, graph, capsys):
     graph.show(graph.sample_custom(*inputs, sampler=graph.add("OviSamplerUniPC")))
     run(graph)
     assert re.search(r"3/3 \[.*(it/s|s/it)", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("sampler_name", comfy.samplers.KSampler.SAMPLERS)
+def test_every_stock_sampler_takes_both_streams(run, graph, sampler_name):
+    sampled = graph.sample(steps=3, sampler_name=sampler_name)
+    graph.show(sampled)
+    video, audio = parts(run(graph).value(sampled[0]))
+    assert video.isfinite().all()
+    assert audio.isfinite().all()
+    assert video.std() > 0.01
+    assert audio.std() > 0.01

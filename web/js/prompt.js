@@ -8,10 +8,10 @@ const FRAMES_A_SECOND = 24
 const MILLISECONDS = 150 // between two looks at the prompt
 // Pixels. A new node has room for a prompt and its reading. One of a saved workflow keeps its size, and what it has
 // no room for is left out whole: first the text, then the line.
-const LINE_HEIGHT = 32
-const TEXT_HEIGHT = 51
-const HEIGHT = 160
-const ROOM = 150
+const LEAST_FOR_LINE = 30
+const LEAST_FOR_TEXT = 51
+const MOST = 160
+const ROOM_IN_A_NEW_NODE = 150
 
 const STYLE = `
 .ovi-prompt { display: flex; flex-direction: column; gap: 4px; font: 11px/1.4 sans-serif; color: var(--input-text);
@@ -46,14 +46,14 @@ function addReading(node) {
   const widget = node.addDOMWidget("ovi_reading", "ovi_reading", element, {
     serialize: false,
     hideOnZoom: true,
-    getMinHeight: () => LINE_HEIGHT,
-    getMaxHeight: () => HEIGHT,
+    getMinHeight: () => LEAST_FOR_LINE,
+    getMaxHeight: () => MOST,
     getValue: () => undefined,
     setValue: () => {},
   })
   widget.serialize = false
   const [width, height] = node.computeSize()
-  node.setSize([Math.max(width, node.size[0]), height + ROOM])
+  node.setSize([Math.max(width, node.size[0]), height + ROOM_IN_A_NEW_NODE])
   const sizes = new ResizeObserver(() => leaveOut(element))
   sizes.observe(element)
 
@@ -78,8 +78,8 @@ function addReading(node) {
 
 function leaveOut(element) {
   const height = element.clientHeight
-  element.classList.toggle("has-no-text", height < TEXT_HEIGHT)
-  element.classList.toggle("has-nothing", height < LINE_HEIGHT)
+  element.classList.toggle("has-no-text", height < LEAST_FOR_TEXT)
+  element.classList.toggle("has-nothing", height < LEAST_FOR_LINE)
 }
 
 // The prompt as typed; null if it comes from another node.
