@@ -13,11 +13,11 @@ from PIL import Image
 PAGES = REPOSITORY / "web" / "docs"
 QUALITY = 80
 # Pixels.
-CORNER = 150  # from the window's corner to the first node, beside what the page keeps there
+CORNER = 160  # from the window's corner to the first node, beside what the page keeps there
 GAP = 70  # between nodes
 MARGIN = 24  # around all of them
 TITLE = 40  # of a node and its badge, above its place
-NARROWEST = 330  # a node, so that names of files are not cut
+NARROWEST = 360  # a node, so that names of files are not cut
 # Node.output > Node.input
 WIRINGS = {
     "OviModelLoader": ["OviModelLoader.model > OviGuidance.model"],
@@ -62,7 +62,8 @@ WIRINGS = {
         "OviSeparateLatent.audio_latent > VAEDecodeAudio.samples",
     ],
     "OviConcatLatent": [
-        "VAEEncode.LATENT > OviConcatLatent.video_latent",
+        "OviLatent.latent > OviSeparateLatent.latent",
+        "OviSeparateLatent.video_latent > OviConcatLatent.video_latent",
         "VAEEncodeAudio.LATENT > SetLatentNoiseMask.samples",
         "SolidMask.MASK > SetLatentNoiseMask.mask",
         "SetLatentNoiseMask.LATENT > OviConcatLatent.audio_latent",

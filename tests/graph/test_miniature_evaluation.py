@@ -19,7 +19,8 @@ def parts(runtime):  # noqa: ARG001
 
 def make(parts, first_frame=None, **guidance):
     with torch.inference_mode():
-        return generate.make_clip(parts, SCENE.caption(), 3, generate.Guidance(**QUICK | guidance), first_frame)
+        latent = generate.empty(parts, first_frame)
+        return generate.make_clip(parts, SCENE.caption(), 3, generate.Guidance(**QUICK | guidance), latent)
 
 
 def test_without_fusion_the_sound_knows_nothing_of_the_picture(parts):
@@ -41,6 +42,17 @@ def test_audio_cfg_changes_the_sound_alone_where_there_is_no_fusion(parts):
 
     torch.testing.assert_close(picture, same_picture)
     assert (sound - other_sound).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("stream", generate.STREAMS)
+def test_a_stream_that_is_held_is_that_of_the_clip(parts, stream):
+    clip = world.film(SCENE, evaluate.FIRST_SEED)
+    with torch.inference_mode():
+        expected = dict(zip(generate.STREAMS, generate.through_codecs(parts, clip), strict=True))
+        held = generate.hold(parts, clip, stream)
+        made = generate.make_clip(parts, SCENE.caption(), 3, generate.Guidance(**QUICK), held)
+    for name, actual in zip(generate.STREAMS, made, strict=True):
+        assert torch.allclose(actual, expected[name], atol=1e-3) == (name == stream)
 
 
 def test_both_codecs_give_a_clip_back_in_its_length(parts):

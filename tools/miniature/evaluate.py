@@ -1,7 +1,7 @@
 """Has a miniature make clips of scenes and seeds that it was not trained on, and judges them.
 
 Usage: python tools/miniature/evaluate.py --comfyui PATH [--clips 64] [--out FOLDER] [--without-fusion] [--image]
-           [--steps 20] [--video-cfg 4] [--audio-cfg 3] [--skip-layer 0] [--beside FOLDER ...]
+           [--hold sound] [--steps 20] [--video-cfg 4] [--audio-cfg 3] [--skip-layer 0] [--beside FOLDER ...]
        python tools/miniature/evaluate.py --comfyui PATH --source world     judges the world's own clips
        python tools/miniature/evaluate.py --comfyui PATH --source codecs    the same after both VAEs and the vocoder
 
@@ -50,8 +50,11 @@ def make_source(options: argparse.Namespace) -> Source:
     guidance = generate.Guidance(options.steps, options.video_cfg, options.audio_cfg, options.skip_layer)
 
     def made(clip: world.Clip, caption: str, seed: int) -> tuple[Tensor, Tensor]:
-        first_frame = clip.frames[0] if options.image else None
-        return generate.make_clip(parts, caption, seed, guidance, first_frame)
+        if options.hold:
+            latent = generate.hold(parts, clip, options.hold)
+        else:
+            latent = generate.empty(parts, clip.frames[0] if options.image else None)
+        return generate.make_clip(parts, caption, seed, guidance, latent)
 
     return made
 
@@ -113,6 +116,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--source", choices=("model", "codecs", "world"), default="model", help="what makes the clips")
     parser.add_argument("--without-fusion", action="store_true", help="neither tower reads the other")
     parser.add_argument("--image", action="store_true", help="start from the first frame of a clip of the world")
+    parser.add_argument("--hold", choices=generate.STREAMS, help="hold this stream of a clip of the world")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--video-cfg", type=float, default=4.0)
     parser.add_argument("--audio-cfg", type=float, default=3.0)

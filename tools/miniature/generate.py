@@ -18,6 +18,7 @@ from .world import FRAMES, SAMPLE_RATE, SIZE, Clip
 
 PACKAGE = "comfyui_ovi"
 SHIFT = 5.0
+STREAMS = ("picture", "sound")
 CORE_RATE = 44100  # Hz, where a VAE of ComfyUI does not tell it
 
 
@@ -70,15 +71,27 @@ def without_fusion(parts: Parts) -> Parts:
     return Parts(model, parts.clip, parts.vae, parts.audio_vae)
 
 
+def empty(parts: Parts, first_frame: Tensor | None = None) -> dict:
+    """Return the latent of a clip to be made, from a first frame [H, W, 3] if there is one."""
+    image = {} if first_frame is None else {"vae": parts.vae, "start_image": first_frame[None]}
+    return _run(import_nodes().OviLatent, width=SIZE, height=SIZE, length=FRAMES, batch_size=1, **image)[0]
+
+
+def hold(parts: Parts, clip: Clip, stream: str) -> dict:
+    """Return a latent that holds the picture or the sound of a clip; the other stream is to be made."""
+    nodes = import_nodes()
+    streams = dict(zip(STREAMS, _run(nodes.OviSeparateLatent, latent=empty(parts)), strict=True))
+    streams[stream] = _encode(parts, clip)[stream] | {"noise_mask": torch.zeros(1, 1, 8, 8)}
+    return _concat(nodes, streams)
+
+
 def make_clip(
-    parts: Parts, caption: str, seed: int, guidance: Guidance, first_frame: Tensor | None = None
+    parts: Parts, caption: str, seed: int, guidance: Guidance, latent: dict | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return frames [F, H, W, 3] and sound [samples] of a caption, from a first frame [H, W, 3] if there is one."""
+    """Return frames [F, H, W, 3] and sound [samples] of a caption; latent: what empty() or hold() gave."""
     nodes = import_nodes()
     negatives = {name: _default(nodes.OviTextEncode, name) for name in ("video_negative", "audio_negative")}
     positive, negative = _run(nodes.OviTextEncode, clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives)
-    image = {} if first_frame is None else {"vae": parts.vae, "start_image": first_frame[None]}
-    (latent,) = _run(nodes.OviLatent, width=SIZE, height=SIZE, length=FRAMES, batch_size=1, **image)
     scales = {"audio_cfg": guidance.audio_cfg, "skip_layer": guidance.skip_layer}
     (model,) = _run(nodes.OviGuidance, model=parts.model, start_percent=0.0, end_percent=1.0, **scales)
     (guider,) = _run(nodes.CFGGuider, model=model, positive=positive, negative=negative, cfg=guidance.video_cfg)
@@ -86,19 +99,25 @@ def make_clip(
     (sampler,) = _run(nodes.OviSamplerUniPC)
     (noise,) = _run(nodes.RandomNoise, noise_seed=seed)
     how = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
-    sampled, _ = _run(nodes.SamplerCustomAdvanced, latent_image=latent, **how)
+    sampled, _ = _run(nodes.SamplerCustomAdvanced, latent_image=latent or empty(parts), **how)
     return _decode(nodes, parts, sampled)
 
 
 def through_codecs(parts: Parts, clip: Clip) -> tuple[Tensor, Tensor]:
     """Return frames and sound of a clip as both VAEs and the vocoder give them back."""
     nodes = import_nodes()
+    return _decode(nodes, parts, _concat(nodes, _encode(parts, clip)))
+
+
+def _encode(parts: Parts, clip: Clip) -> dict[str, dict]:
     # ComfyUI's VAE takes sound at a rate of its own, [B, samples, 1].
     waveform = resample(clip.sound, SAMPLE_RATE, getattr(parts.audio_vae, "audio_sample_rate", CORE_RATE))
-    sound = {"samples": parts.audio_vae.encode(waveform[None, :, None])}
-    picture = {"samples": parts.vae.encode(clip.frames)}
-    (latent,) = _run(nodes.OviConcatLatent, video_latent=picture, audio_latent=sound)
-    return _decode(nodes, parts, latent)
+    latents = parts.vae.encode(clip.frames), parts.audio_vae.encode(waveform[None, :, None])
+    return {stream: {"samples": latent} for stream, latent in zip(STREAMS, latents, strict=True)}
+
+
+def _concat(nodes: SimpleNamespace, streams: dict[str, dict]) -> dict:
+    return _run(nodes.OviConcatLatent, video_latent=streams["picture"], audio_latent=streams["sound"])[0]
 
 
 def _decode(nodes: SimpleNamespace, parts: Parts, latent: dict) -> tuple[Tensor, Tensor]:
