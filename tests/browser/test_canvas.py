@@ -155,6 +155,7 @@ def test_a_dropped_video_gives_its_workflow_back(served, page):
     page.page.wait_for_function("app.graph.nodes.some(node => node.type === 'OviMiniature')")
     noise = next(node for node in page.api_form().values() if node["class_type"] == "RandomNoise")
     assert noise["inputs"]["noise_seed"] == 4321
+    assert page.problems == []
 
 
 @pytest.fixture
