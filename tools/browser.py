@@ -23,7 +23,7 @@ def find_chromium() -> str:
     if not importlib.util.find_spec("playwright"):
         raise NoBrowserError("this Python has no playwright, which drives the browser")
     chosen = os.environ.get("CHROMIUM")
-    chromium = next(filter(None, map(shutil.which, [chosen] if chosen else [*NAMES, _place_of_download()])), None)
+    chromium = shutil.which(chosen) if chosen else _find_installed() or shutil.which(_place_of_download())
     if not chromium:
         found = f"CHROMIUM={chosen} is no program" if chosen else "no Chromium found"
         raise NoBrowserError(f"{found}: install Chromium or set CHROMIUM to its path")
@@ -31,6 +31,10 @@ def find_chromium() -> str:
     if tried.returncode:
         raise NoBrowserError(f"{chromium} does not start: {tried.stderr.strip()[-300:]}")
     return chromium
+
+
+def _find_installed() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def _place_of_download() -> str:
@@ -42,8 +46,9 @@ def _place_of_download() -> str:
 
 def download() -> None:
     """Let Playwright download its Chromium, unless one is installed, chosen or there already."""
-    installed = os.environ.get("CHROMIUM") or any(map(shutil.which, NAMES))
-    if installed or not importlib.util.find_spec("playwright") or os.path.exists(_place_of_download()):
+    if os.environ.get("CHROMIUM") or _find_installed() or not importlib.util.find_spec("playwright"):
+        return
+    if os.path.exists(_place_of_download()):
         return
     print("no Chromium found: Playwright downloads one, about 170 MB ...", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, *DOWNLOAD], stdout=sys.stderr)
