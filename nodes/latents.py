@@ -46,6 +46,10 @@ class OviLatent(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        def side(name: str, says: str) -> io.Int.Input:
+            how = f"{says} in pixels, a multiple of 32. Trained at an area of 960 x 960 (1.1) or 720 x 720 (1.0)."
+            return io.Int.Input(name, default=960, min=32, max=8192, step=32, tooltip=how)
+
         return io.Schema(
             node_id="OviLatent",
             display_name="Ovi Latent",
@@ -53,12 +57,8 @@ class OviLatent(io.ComfyNode):
             description="An empty latent of picture and sound of one length. With an image and the Wan 2.2 VAE, the "
             "clip starts from that image.",
             inputs=[
-                io.Int.Input(
-                    "width", default=960, min=32, max=8192, step=32, tooltip="Width in pixels, a multiple of 32."
-                ),
-                io.Int.Input(
-                    "height", default=960, min=32, max=8192, step=32, tooltip="Height in pixels, a multiple of 32."
-                ),
+                side("width", "Width"),
+                side("height", "Height"),
                 io.Int.Input(
                     "length",
                     default=121,
@@ -67,7 +67,13 @@ class OviLatent(io.ComfyNode):
                     step=4,
                     tooltip="Length in frames at 24 frames a second, 4n + 1: 121 is 5 s, 241 is 10 s (the 10 s model).",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Number of clips made at once."),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Number of clips made at once; memory grows with it.",
+                ),
                 io.Vae.Input(
                     "vae", optional=True, tooltip="Wan 2.2 video VAE (48 channels). Needed only with a start image."
                 ),

@@ -40,7 +40,8 @@ class OviModelLoader(io.ComfyNode):
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="default",
-                    tooltip="How the weights are kept in memory: as in the file, or in fp8, half the size of bf16.",
+                    tooltip="How the weights are kept in memory. default: as in the file. fp8: half the size of bf16, "
+                    "a little less exact; fast also computes in fp8 on cards that can.",
                 ),
             ],
             outputs=[io.Model.Output("loaded_model", display_name="model", tooltip="For LoRA loaders and samplers.")],

@@ -30,7 +30,8 @@ class OviGuidance(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance scale of the sound. 1.0 switches guidance of the sound off.",
+                    tooltip="Guidance scale of the sound: higher follows the prompt more closely. The reference uses "
+                    "3.0; 1.0 is off.",
                 ),
                 io.Int.Input(
                     "skip_layer",
@@ -38,7 +39,8 @@ class OviGuidance(io.ComfyNode):
                     min=-1,
                     max=1000,
                     tooltip="Block left out when the negative prompt is predicted (skip-layer guidance), 1 to 29 for "
-                    "the released models. -1 or 0: off, as in the reference.",
+                    "the released models; the result is led away from that worse prediction. The reference uses 11. "
+                    "-1 or 0: off.",
                 ),
                 point("start_percent", 0.0, "from which the layer is skipped"),
                 point("end_percent", 1.0, "to which the layer is skipped"),
@@ -83,7 +85,8 @@ class OviScheduler(io.ComfyNode):
                     default=50,
                     min=1,
                     max=10000,
-                    tooltip="Number of steps, each one call of the model (two where memory is short).",
+                    tooltip="Number of steps; time grows with it. More is more exact: the reference uses 50, few-step "
+                    "LoRAs 6 to 10.",
                 ),
                 io.Float.Input(
                     "shift",
@@ -91,8 +94,8 @@ class OviScheduler(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.01,
-                    tooltip="How much of the schedule is spent at high noise, where layout and timing are decided. "
-                    "1.0 is even.",
+                    tooltip="How much of the schedule is spent at high noise, where layout and timing are decided; "
+                    "lower leaves more for detail. The reference uses 5.0; 1.0 is even.",
                 ),
                 io.Float.Input(
                     "denoise",

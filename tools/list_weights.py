@@ -26,6 +26,10 @@ MODELS = """
 `a + b` is one release in two files: choose the video file as *model* and the audio file as *audio_model*. If one half
 is missing, the node names the other. Files may be renamed: what counts is what is in them. GGUF files load with the
 nodes of [ComfyUI-GGUF](https://github.com/city96/ComfyUI-GGUF).
+
+Nothing in a file tells Ovi 1.0 from 1.1, but its name does. With `960x960` or `ovi1_1` it is 1.1: *sound_tag* `Audio:`,
+an area of 960 x 960 (1280 x 704, for example); with `10s` also length 241. The other published ones are 1.0, by their
+names and dates: *sound_tag* `<AUDCAP>`, an area of 720 x 720 (960 x 544, for example).
 """
 
 TEXT_ENCODERS = """

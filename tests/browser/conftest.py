@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -50,12 +51,22 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
     name_as_released(base / "models")
     (base / "input").mkdir()
     Image.new("RGB", (96, 128), "teal").save(base / "input" / "example.png")  # ComfyUI brings one of this name
+    write_noise(base / "input" / "recording.wav")
     flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
     with (
         running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base, flags=flags) as server,
         open_page(server.url) as page,
     ):
         yield SimpleNamespace(server=server, page=page, base=base, is_newest=request.param == NEWEST)
+
+
+def write_noise(path: Path) -> None:
+    """Write half a second of noise."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(os.urandom(16000))
 
 
 def name_as_released(models: Path) -> None:

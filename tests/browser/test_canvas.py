@@ -1,6 +1,7 @@
 """What people do on the canvas, in ComfyUI's real page: open templates, run them, add and wire nodes, drop files."""
 
 import json
+from datetime import date, timedelta
 
 import pytest
 from comfy_server import EXTENSION, REPOSITORY
@@ -12,6 +13,7 @@ pytestmark = pytest.mark.browser
 # Pixels of the window, beside the search box: a list that opens under the mouse can take the double-click for its own.
 PLACE = (300, 300)
 SMALL = {"width": 64, "height": 64, "length": 5, "steps": 2, "model_area": "720x720", "skip_layer": -1}
+SMALL["duration"] = SMALL["length"] / 24  # of a recording
 WEB_PAGE = "page.safetensors"
 # Puts the miniature in the place of all four loaders.
 LOAD_MINIATURE = """() => {
@@ -109,7 +111,7 @@ def test_a_template_opens_runs_and_plays(page, name):
     if name != "ovi_miniature":
         page.set_widgets(SMALL)
         frames = SMALL["length"]
-    if name == "ovi_image_to_audio_video":
+    if name in ("ovi_image_to_audio_video", "ovi_recording_to_video"):
         # The small video VAE cannot encode a picture on ComfyUI 0.3.75; the miniature's can.
         page.page.evaluate(LOAD_MINIATURE)
     page.press_run()
@@ -155,6 +157,19 @@ def test_a_dropped_video_gives_its_workflow_back(served, page):
     page.page.wait_for_function("app.graph.nodes.some(node => node.type === 'OviMiniature')")
     noise = next(node for node in page.api_form().values() if node["class_type"] == "RandomNoise")
     assert noise["inputs"]["noise_seed"] == 4321
+    assert page.problems == []
+
+
+def test_a_file_name_is_filled_in(served, page):
+    """With the date and with what another node is set to; what is saved in the workflow stays as typed."""
+    typed = "video/%date:yyyy-MM-dd%_%RandomNoise.noise_seed%_%width%"
+    page.open_template("ovi_miniature")
+    page.set_widgets({"steps": 2, "noise_seed": 77, "filename_prefix": typed})
+    page.press_run()
+    page.play_video()
+    (saved,) = served.base.glob("output/video/*_77_64_*.mp4")
+    assert abs(date.fromisoformat(saved.name.split("_")[0]) - date.today()) <= timedelta(days=1)
+    assert typed in page.page.evaluate("JSON.stringify(app.graph.serialize())")
     assert page.problems == []
 
 

@@ -49,7 +49,7 @@ def test_a_stream_that_is_held_is_that_of_the_clip(parts, stream):
     clip = world.film(SCENE, evaluate.FIRST_SEED)
     with torch.inference_mode():
         expected = dict(zip(generate.STREAMS, generate.through_codecs(parts, clip), strict=True))
-        held = generate.hold(parts, clip, stream)
+        held = generate.hold(parts, clip, stream, generate.empty(parts))
         made = generate.make_clip(parts, SCENE.caption(), 3, generate.Guidance(**QUICK), held)
     for name, actual in zip(generate.STREAMS, made, strict=True):
         assert torch.allclose(actual, expected[name], atol=1e-3) == (name == stream)

@@ -16,6 +16,9 @@ from .settings import AUDIO_VAE, VIDEO_VAE, VOCODER
 from .world import FRAME_RATE, SAMPLE_RATE, TRAINING_SCENES, Clip, film, room
 
 FFT_SIZES = (256, 512, 1024, 2048)
+AUDIBLE = 2.0  # 40 dB, as log10
+FLOOR = -5.0  # of mel bands, log10
+QUIET = 1e-2  # level, root mean square, from which on an error counts as a share of the sound
 
 
 def draw_clips(count: int, grid: float | None = None) -> list[Clip]:
@@ -70,11 +73,14 @@ def train_audio_vae(folder: Path) -> nn.Module:
         mel = vae.normalize(mels[chosen])
         mean = vae.encode(mel, normalize=False).mean
         made = vae.decode(_blurred(mean, settings.noise, generator), unnormalize=False)
-        error = made - mel
-        bands = error.abs().mean() + error.square().mean()
+        # They are a thirtieth of all bands; the rest is near silence.
+        level = vae.unnormalize(mel)
+        weight = 1 + settings.audible * (level > level.amax((1, 2), keepdim=True) - AUDIBLE)
+        error = (made - mel) * weight / weight.mean()
+        bands = error.abs().mean() + (error * (made - mel)).mean()
         return {"loss": bands + settings.prior * mean.square().mean(), "L1": error.abs().mean(), "size": mean.std()}
 
-    return train("audio_vae", folder, vae, settings.schedule, losses_of)
+    return train_repeatedly("audio_vae", folder, vae, settings.schedules, losses_of)
 
 
 def train_vocoder(folder: Path, model: SizedAutoencoder) -> nn.Module:
@@ -103,13 +109,14 @@ def train_vocoder(folder: Path, model: SizedAutoencoder) -> nn.Module:
         start = min(max(0, round(event) + length // 2 - before), mels.shape[-1] - length)
         version = int(torch.randint(2, (1,), generator=generator))
         mel = versions[number, version, :, start : start + length]
-        return mel, sounds[number, start * hop : (start + length) * hop]
+        change = -settings.quieter * torch.rand(1, generator=generator)
+        return (mel + change).clamp(min=FLOOR), sounds[number, start * hop : (start + length) * hop] * 10**change
 
     def losses_of(generator: torch.Generator, size: int) -> Losses:
         batch = [draw_window(generator) for _ in range(size)]
         mel, sound = (torch.stack(part) for part in zip(*batch, strict=True))
         made = vocoder(_blurred(mel, settings.noise, generator)).squeeze(1)
-        wave = (made - sound).square().mean().sqrt() / (sound.square().mean().sqrt() + 1e-3)
+        wave = ((made - sound).square().mean(1).sqrt() / (sound.square().mean(1).sqrt() + QUIET)).mean()
         spectra = sum(_spectral_distance(made, sound, window) for window in windows) / len(windows)
         return {"loss": 2 * wave + spectra, "wave": wave, "spectra": spectra}
 
@@ -124,5 +131,5 @@ def _spectral_distance(made: Tensor, sound: Tensor, window: Tensor) -> Tensor:
     size, floor = len(window), 1e-3 * window.sum() / 2
     spectra = [torch.stft(x, size, size // 4, window=window, return_complex=True).abs() for x in (made, sound)]
     logarithms = [spectrum.clamp(min=floor).log10() for spectrum in spectra]
-    relative = (spectra[0] - spectra[1]).norm() / (spectra[1].norm() + 1e-3)
-    return relative + functional.l1_loss(*logarithms)
+    error, power = ((x.square().mean((1, 2)).sqrt()) for x in (spectra[0] - spectra[1], spectra[1]))
+    return (error / (power + QUIET * window.norm())).mean() + functional.l1_loss(*logarithms)

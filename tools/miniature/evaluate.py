@@ -50,10 +50,9 @@ def make_source(options: argparse.Namespace) -> Source:
     guidance = generate.Guidance(options.steps, options.video_cfg, options.audio_cfg, options.skip_layer)
 
     def made(clip: world.Clip, caption: str, seed: int) -> tuple[Tensor, Tensor]:
+        latent = generate.empty(parts, clip.frames[0] if options.image else None)
         if options.hold:
-            latent = generate.hold(parts, clip, options.hold)
-        else:
-            latent = generate.empty(parts, clip.frames[0] if options.image else None)
+            latent = generate.hold(parts, clip, options.hold, latent)
         return generate.make_clip(parts, caption, seed, guidance, latent)
 
     return made

@@ -77,10 +77,10 @@ def empty(parts: Parts, first_frame: Tensor | None = None) -> dict:
     return _run(import_nodes().OviLatent, width=SIZE, height=SIZE, length=FRAMES, batch_size=1, **image)[0]
 
 
-def hold(parts: Parts, clip: Clip, stream: str) -> dict:
-    """Return a latent that holds the picture or the sound of a clip; the other stream is to be made."""
+def hold(parts: Parts, clip: Clip, stream: str, latent: dict) -> dict:
+    """Return a latent that holds the picture or the sound of a clip in place of its own; the other is to be made."""
     nodes = import_nodes()
-    streams = dict(zip(STREAMS, _run(nodes.OviSeparateLatent, latent=empty(parts)), strict=True))
+    streams = dict(zip(STREAMS, _run(nodes.OviSeparateLatent, latent=latent), strict=True))
     streams[stream] = _encode(parts, clip)[stream] | {"noise_mask": torch.zeros(1, 1, 8, 8)}
     return _concat(nodes, streams)
 

@@ -45,9 +45,14 @@ class AudioVAESettings:
 
     hidden_dim: int = 32
     clips: int = 1500
+    audible: float = 20.0  # weight of bands within 40 dB of the loudest, added to the 1 of all
     noise: float = 0.1
     prior: float = 1e-4
-    schedule: Schedule = Schedule(steps=1500, batch=16, rate=2e-3)
+    schedules: Schedules = (
+        Schedule(steps=1500, batch=16, rate=2e-3),
+        Schedule(steps=2000, batch=16, rate=2e-3, seed=1_000_000),
+        Schedule(steps=4000, batch=16, rate=2e-3, seed=2_000_000),
+    )
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,12 @@ class VocoderSettings:
     channels: int = 128
     window: int = 20  # mel frames
     noise: float = 0.02  # width of what is added to mel bands, log10
+    quieter: float = 0.5  # what sounds are turned down by at most, log10
     schedules: Schedules = (
         Schedule(steps=850, batch=8, rate=2e-3, muon=4e-3),
         Schedule(steps=600, batch=8, rate=1.5e-3, muon=3e-3, seed=1_000_000),
+        Schedule(steps=1500, batch=8, rate=2e-3, muon=4e-3, seed=2_000_000),
+        Schedule(steps=800, batch=8, rate=2e-3, muon=4e-3, seed=3_000_000),
     )
 
 
@@ -95,6 +103,7 @@ class TowersSettings:
         Schedule(steps=1150, batch=64, rate=1e-3, muon=1e-3, ema=0.998),
         Schedule(steps=650, batch=64, rate=1e-3, muon=1.5e-3, ema=0.998, seed=1_000_000),
         Schedule(steps=3800, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=2_000_000),
+        Schedule(steps=2400, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=3_000_000),
     )
 
 

@@ -91,7 +91,7 @@ def trained(work: Path, name: str, part: nn.Module) -> nn.Module:
 def trained_audio(work: Path) -> nn.Module:
     """Return sound to mel bands to latents and back, with a vocoder that is not trained."""
     model = parts.audio_autoencoder(AUDIO_VAE, VOCODER)
-    trained(work, "audio_vae", model.vae)
+    trained(work, numbered("audio_vae", len(AUDIO_VAE.schedules)), model.vae)
     return model
 
 
