@@ -133,7 +133,8 @@ class OviTextEncoderLoader(io.ComfyNode):
     def execute(cls, text_encoder: str) -> io.NodeOutput:
         """Return the text encoder as CLIP."""
         names = folder_paths.get_filename_list("text_encoders")
-        paths = [folder_paths.get_full_path_or_raise("text_encoders", name) for name in names]
+        # A link that leads nowhere is listed, but has no path.
+        paths = [path for name in names if (path := folder_paths.get_full_path("text_encoders", name))]
         path = folder_paths.get_full_path_or_raise("text_encoders", text_encoder)
         return io.NodeOutput(load_text_encoder(path, paths, folder_paths.get_folder_paths("embeddings")))
 

@@ -1,7 +1,7 @@
 """Every shim for older cores, each behind a probe for the feature it stands in for.
 
-A shim does what a current core does itself. It acts on models of this family alone (`is_ours`), but for two that
-change nothing for others: a mask of the right shape is not resized, and a nested tensor knows `cpu()`.
+A shim does what a current core does itself. It acts on models of this family alone (`is_ours`), but for one that
+changes nothing for others: a nested tensor knows `cpu()`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,6 @@ def install(is_ours) -> None:
         _GUIDER.sample = _nested_sample(_GUIDER.sample, is_ours)
     if not SHAPES_ON_MODEL:
         _GUIDER.inner_sample = _shapes_on_model(_GUIDER.inner_sample, is_ours)
-    if not NESTED_MASKS:
-        comfy.sampler_helpers.prepare_mask = _ready_mask(comfy.sampler_helpers.prepare_mask)
     if not hasattr(NestedTensor, "cpu"):
         NestedTensor.cpu = lambda self: self.to("cpu")
 
@@ -95,8 +93,16 @@ def _refuse_context_windows(model_options: dict) -> None:
 
 
 def _nest_noise(noise, latents: list[torch.Tensor]):
-    """Nodes that disable noise hand over zeros of the video's shape only."""
-    return noise if noise.is_nested else NestedTensor([torch.zeros_like(latent, device="cpu") for latent in latents])
+    """Nodes that disable noise hand over zeros of the video's shape only; any other noise must be of both streams."""
+    if noise.is_nested:
+        return noise
+    if noise.any():
+        shapes = " and ".join(str(list(latent.shape)) for latent in latents)
+        raise ValueError(
+            f"The noise has one shape, {list(noise.shape)}, and the latent two, {shapes}, for picture and sound. Use "
+            "'RandomNoise', or a noise node that takes latents of several parts."
+        )
+    return NestedTensor([torch.zeros_like(latent, device="cpu") for latent in latents])
 
 
 def _pack_mask(mask, latents: list[torch.Tensor], device):
@@ -111,18 +117,6 @@ def _pack_mask(mask, latents: list[torch.Tensor], device):
         for i, latent in enumerate(latents)
     ]
     return comfy.utils.pack_latents(masks)[0].float()
-
-
-def _ready_mask(original):
-    """Leave a mask that has the latent's shape as it is: resizing a pack of over 8 million values would blur it."""
-
-    @functools.wraps(original)
-    def prepare_mask(noise_mask, shape, device):
-        if noise_mask.shape == torch.Size(shape):
-            return noise_mask.to(device)
-        return original(noise_mask, shape, device)
-
-    return prepare_mask
 
 
 def _nest_callback(callback, latents: list[torch.Tensor]):

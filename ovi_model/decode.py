@@ -6,10 +6,11 @@ from torch import Tensor
 
 from .audio_vae import decode_16k, is_audio_vae
 from .choice import choose
-from .config import SAMPLE_RATE, VIDEO_CHANNELS
+from .config import SAMPLE_RATE
 from .geometry import video_samples
 from .latents import streams
 from .video_decoder import decode_largest, decode_tiled, decode_whole
+from .video_vae import check_video_vae
 
 # How to make frames [B, F, H, W, 3] of a video latent [B, 48, F, H/16, W/16].
 TILINGS = {"auto": decode_largest, "on": decode_tiled, "off": decode_whole}
@@ -61,13 +62,7 @@ def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:
         raise ValueError("'vae' and 'audio_vae' of Ovi Decode are in each other's place: swap the two connections.")
     if not is_audio_vae(audio_vae):
         raise ValueError("'audio_vae' of Ovi Decode is no audio VAE of Ovi. Connect the one of 'Ovi Audio VAE Loader'.")
-    if is_audio_vae(vae):
-        raise ValueError("'vae' of Ovi Decode is an audio VAE. Connect 'Load VAE' with wan2.2_vae.safetensors.")
-    if vae.latent_channels != VIDEO_CHANNELS or vae.latent_dim != 3:
-        raise ValueError(
-            f"'vae' of Ovi Decode works on {vae.latent_channels} latent channels, Ovi's video has {VIDEO_CHANNELS}. "
-            "Connect 'Load VAE' with wan2.2_vae.safetensors (wan_2.1_vae has 16)."
-        )
+    check_video_vae(vae, "Ovi Decode")
 
 
 def fit_length(waveform: Tensor, samples: int) -> Tensor:

@@ -109,14 +109,15 @@ class OviBase(comfy.model_base.BaseModel):
         return None
 
     def _pad_text(self, text: Tensor) -> Tensor:
-        """[B, T, text_dim] -> [B, text length, text_dim], zeros after the text."""
+        """[B, T, text_dim] -> [B, text length, text_dim], zeros after the text or the texts put together."""
         config = self.diffusion_model.config
         if text.shape[2] != config.text_dim:
             raise ValueError(
                 f"The prompt was encoded {text.shape[2]} wide, but this Ovi reads {config.text_dim}: use umT5, with "
                 "'Ovi Text Encoder Loader', or 'Load CLIP' with type 'wan'."
             )
-        text = text[:, : config.text_length]
+        if text.shape[1] > config.text_length:
+            text = _joined(text, config.text_length)
         return torch.nn.functional.pad(text, (0, 0, 0, config.text_length - text.shape[1]))
 
     def _on_video(self, process, latent):
@@ -188,6 +189,15 @@ def _check_latent(noise: Tensor | None) -> None:
         f"The sampler was given {found}; Ovi samples both together. Connect 'Ovi Latent', or put a video latent and an "
         "audio latent together with 'Ovi Concat Latent'."
     )
+
+
+def _joined(text: Tensor, length: int) -> Tensor:
+    """[B, T, D] -> [B, length, D]: what 'Conditioning (Concat)' put together, without the zeros between."""
+    is_padding = (text == 0).all(-1)
+    order = is_padding.int().argsort(dim=1, stable=True)
+    if (~is_padding).sum(1).max() > length:
+        log.warning("The prompts put together have more than %d tokens: what is above is cut.", length)
+    return text.gather(1, order[..., None].expand_as(text))[:, :length]
 
 
 def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .network import network_of
 
-KEY = "ovi_guidance"
+SKIP_KEY, RANGE_KEY = "ovi_skip_layer", "ovi_guidance_range"
 WHOLE = (0.0, 1.0)
 
 
@@ -34,12 +34,15 @@ def guide(model, audio_cfg: float, layer: int, start_percent: float, end_percent
 def guide_audio(model, audio_cfg: float) -> None:
     """Let the sampler's cfg guide the picture and `audio_cfg` the sound: negative + scale * (positive - negative).
 
-    A cfg function that the model already has goes on to guide the picture.
+    A cfg function that the model already has goes on to guide the picture. A guider with one prompt has nothing to
+    guide away from.
     """
     previous = model.model_options.get("sampler_cfg_function")
 
     def guided(args: dict):
         positive, negative = args["cond"], args["uncond"]
+        if args["input_uncond"] is None:  # then core's negative is zeros
+            return previous(args) if previous else positive
         result = previous(args) if previous else negative + args["cond_scale"] * (positive - negative)
         sound = slice(_audio_start(args), None)
         result[..., sound] = negative[..., sound] + audio_cfg * (positive[..., sound] - negative[..., sound])
@@ -56,17 +59,21 @@ def _audio_start(args: dict) -> int:
 
 
 def skip_layer(model, layer: int, start_percent: float, end_percent: float) -> None:
-    """Leave one block out of the negative pass while the noise level is between two points of the schedule, 0 to 1."""
+    """Leave one block out of the negative pass while the noise level is between two points of the schedule, 0 to 1.
+
+    Guiders with three prompts are left alone: which of them is the negative one is theirs to know.
+    """
     is_within = _tell_range(model, start_percent, end_percent)
 
-    def with_layer(executor, x, sigma, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
-        if is_within(sigma):
-            transformer_options = {**transformer_options, "ovi_skip_layer": layer}
-        return executor(x, sigma, c_concat, c_crossattn, control, transformer_options, **kwargs)
+    def with_layer(executor, inner_model, conds: list, x: Tensor, sigma: Tensor, model_options: dict) -> list[Tensor]:
+        if len(conds) == 2 and is_within(sigma):
+            options = {**model_options.get("transformer_options", {}), "ovi_skip_layer": layer}
+            model_options = {**model_options, "transformer_options": options}
+        return executor(inner_model, conds, x, sigma, model_options)
 
-    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    model.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, SKIP_KEY)
     if layer > 0:
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, with_layer)
+        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, SKIP_KEY, with_layer)
 
 
 def limit_guidance(model, start_percent: float, end_percent: float) -> None:
@@ -91,9 +98,9 @@ def limit_guidance(model, start_percent: float, end_percent: float) -> None:
         # Two tensors, since other nodes may change one of them in place.
         return [prediction, prediction.clone()]
 
-    model.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
+    model.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, RANGE_KEY)
     if (start_percent, end_percent) != WHOLE:
-        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, limited)
+        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, RANGE_KEY, limited)
 
 
 def _tell_range(model, start_percent: float, end_percent: float) -> Callable[[Tensor], bool]:

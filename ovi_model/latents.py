@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import geometry
 from .config import AUDIO_CHANNELS, VIDEO_CHANNELS
+from .video_vae import check_video_vae
 
 
 def empty(width: int, height: int, frames: int, batch_size: int) -> dict:
@@ -28,15 +29,11 @@ def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_
         raise ValueError(
             f"start_image holds {len(images)} images for a batch of {batch_size}: give one image, or one for each clip."
         )
+    check_video_vae(vae, "Ovi Latent")
     pixels = comfy.utils.common_upscale(images[..., :3].movedim(-1, 1), width, height, "bicubic", "center")
     pixels = pixels.clamp(0, 1).movedim(1, -1)
     encoded = torch.cat([vae.encode(image.unsqueeze(0)) for image in pixels])
     video, audio = empty(width, height, frames, batch_size)["samples"].unbind()
-    if encoded.ndim != 5 or encoded.shape[1] != VIDEO_CHANNELS or encoded.shape[-2:] != video.shape[-2:]:
-        raise ValueError(
-            f"The vae made a latent of shape {list(encoded.shape)} from the start image, expected "
-            f"{[1, VIDEO_CHANNELS, 1, *video.shape[-2:]]}. Connect the Wan 2.2 video VAE (wan2.2_vae.safetensors)."
-        )
     # Samplers normalise the whole latent, so what is yet to be made must be what normalises to zero.
     video = comfy.latent_formats.Wan22().process_out(video)
     video[:, :, :1] = encoded[:, :, :1].to(video)
@@ -59,9 +56,7 @@ def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:
         and parts[1].shape[1] == AUDIO_CHANNELS
     ):
         return parts[0], parts[1]
-    if len(parts) == 1 and parts[0].ndim == 3 and parts[0].shape[1] == 1:
-        advice = "This ComfyUI hands the 'denoised_output' of a sampler on as one row of numbers: use its first output."
-    elif len(parts) == 1 and parts[0].ndim == 5:
+    if len(parts) == 1 and parts[0].ndim == 5:
         advice = "It is a video without sound: use 'VAE Decode', or add sound with 'Ovi Concat Latent'."
     else:
         advice = "Connect the latent from 'Ovi Latent' or the sampler."
@@ -103,7 +98,9 @@ def concat(video_latent: dict, audio_latent: dict) -> dict:
     latent = {**audio_latent, **video_latent, "samples": NestedTensor([video, _with_steps(audio, steps)])}
     if masks != (None, None):
         video_mask, audio_mask = (_own_mask(x, mask) for x, mask in zip((video, audio), masks, strict=True))
-        latent["noise_mask"] = NestedTensor([video_mask, _with_steps(audio_mask, steps)])
+        if audio_mask.shape[-1] == audio.shape[-1]:  # of another width, samplers scale it
+            audio_mask = _with_steps(audio_mask, steps)
+        latent["noise_mask"] = NestedTensor([video_mask, audio_mask])
     return latent
 
 

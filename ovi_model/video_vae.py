@@ -6,6 +6,7 @@ import comfy.sd
 from comfy.ldm.wan import vae2_2
 from torch import Tensor
 
+from .audio_vae import is_audio_vae
 from .config import VIDEO_CHANNELS
 from .core_vae import vae_around
 from .weight_file import read_weights
@@ -29,6 +30,17 @@ def load_video_vae(path: str | Path) -> comfy.sd.VAE:
 
 def _load_patcher(path: Path, disable_dynamic: bool = False):  # noqa: ARG001
     return load_video_vae(path).patcher
+
+
+def check_video_vae(vae: comfy.sd.VAE, node: str) -> None:
+    """Raise ValueError, naming the node, unless this is a VAE of Ovi's video latent, from whatever loader."""
+    if is_audio_vae(vae):
+        raise ValueError(f"'vae' of {node} is an audio VAE. Connect 'Load VAE' with wan2.2_vae.safetensors.")
+    if vae.latent_channels != VIDEO_CHANNELS or vae.latent_dim != 3:
+        raise ValueError(
+            f"'vae' of {node} works on {vae.latent_channels} latent channels, Ovi's video has {VIDEO_CHANNELS}. "
+            "Connect 'Load VAE' with wan2.2_vae.safetensors (wan_2.1_vae has 16)."
+        )
 
 
 def _build(path: Path, weights: dict[str, Tensor]) -> vae2_2.WanVAE:

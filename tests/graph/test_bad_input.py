@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from comfyui_ovi.ovi_model import compat
 from safetensors.torch import load_file, save_file
 from small_graph import MODEL, Graph, is_ours, output
 from small_weights import TextSizes, text_encoder_weights
@@ -65,6 +66,30 @@ def test_start_image_needs_a_vae(graph, refuse):
     image = graph.add("EmptyImage", width=64, height=64, batch_size=1, color=255)
     graph.show(graph.latent(start_image=image))
     refuse(graph, "start_image is connected but vae is not", "'Load VAE'")
+
+
+def test_a_start_image_needs_the_vae_of_the_picture(graph, refuse):
+    image = graph.add("EmptyImage", width=64, height=64, batch_size=1, color=255)
+    graph.show(graph.latent(start_image=image, vae=graph.audio_vae()))
+    refuse(graph, "'vae' of Ovi Latent is an audio VAE", "wan2.2_vae.safetensors")
+
+
+@pytest.mark.skipif(compat.NESTED_EMPTY_NOISE, reason="this core refuses such noise itself")
+def test_noise_of_one_stream_is_not_taken_for_none(graph, refuse, runtime, monkeypatch):
+    class NoiseOfThePicture:
+        INPUT_TYPES = classmethod(lambda cls: {"required": {}})  # noqa: ARG005
+        RETURN_TYPES = ("NOISE",)
+        FUNCTION = "make"
+        CATEGORY = "tests"
+        seed = 0
+        make = lambda self: (self,)  # noqa: E731
+        generate_noise = lambda self, latent: torch.randn(latent["samples"].unbind()[0].shape)  # noqa: E731, ARG005
+
+    monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, "NoiseOfThePicture", NoiseOfThePicture)
+    sigmas = graph.add("OviScheduler", steps=2, shift=5.0, denoise=1.0)
+    noise = graph.add("NoiseOfThePicture")
+    graph.show(graph.sample_custom(graph.model(), graph.text(), graph.latent(), sigmas, noise=noise))
+    refuse(graph, "The noise has one shape, [1, 48, 3, 4, 4]", "'RandomNoise'")
 
 
 def test_start_images_must_fit_the_batch(graph, refuse):

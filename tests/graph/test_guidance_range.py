@@ -61,26 +61,33 @@ def test_cfg_guider_and_our_sampler_guide_within_the_range_alone(run, graph, bat
     assert CountForwards.calls == [POSITIVE, BOTH, BOTH, POSITIVE]
 
 
-def test_a_guider_with_three_prompts_goes_on_to_guide(run, graph):
-    model, text = counted(graph, **EARLY), graph.text()
+def sampled_by(graph, guider):
+    sigmas = graph.add("OviScheduler", steps=STEPS, shift=5.0, denoise=1.0)
+    inputs = {"noise": graph.add("RandomNoise", noise_seed=7), "sampler": graph.add("OviSamplerUniPC")}
+    return graph.add("SamplerCustomAdvanced", guider=guider, sigmas=sigmas, latent_image=graph.latent(), **inputs)
+
+
+def test_a_guider_with_three_prompts_goes_on_to_guide_with_every_layer(run, graph):
+    text = graph.text()
     prompts = {"cond1": text, "cond2": graph.text(prompt="A dog barks"), "negative": output(text, 1)}
-    scales = {"cfg_conds": 4.0, "cfg_cond2_negative": 3.0, "style": "regular"}
-    guider = graph.add("DualCFGGuider", model=model, **prompts, **scales)
-    sigmas = graph.add("OviScheduler", steps=STEPS, shift=5.0, denoise=1.0)
-    inputs = {"noise": graph.add("RandomNoise", noise_seed=7), "sampler": graph.add("OviSamplerUniPC")}
-    graph.show(graph.add("SamplerCustomAdvanced", guider=guider, sigmas=sigmas, latent_image=graph.latent(), **inputs))
-    run(graph)
+    prompts |= {"cfg_conds": 4.0, "cfg_cond2_negative": 3.0, "style": "regular"}
+    models = [counted(graph, **EARLY), graph.model()]
+    links = [sampled_by(graph, graph.add("DualCFGGuider", model=model, **prompts)) for model in models]
+    graph.show(*links)
+    actual, expected = sampled(run(graph), *links)
     assert [sorted(kinds) for kinds in CountForwards.calls] == [[0, 1, 2]] * STEPS
+    assert relative_error(actual, expected) < 1e-5  # audio_cfg is cfg_cond2_negative here
 
 
-def test_a_guider_with_one_prompt_takes_the_range(run, graph):
-    model = counted(graph, **EARLY)
-    guider = graph.add("BasicGuider", model=model, conditioning=graph.text())
-    sigmas = graph.add("OviScheduler", steps=STEPS, shift=5.0, denoise=1.0)
-    inputs = {"noise": graph.add("RandomNoise", noise_seed=7), "sampler": graph.add("OviSamplerUniPC")}
-    graph.show(graph.add("SamplerCustomAdvanced", guider=guider, sigmas=sigmas, latent_image=graph.latent(), **inputs))
-    run(graph)
-    assert CountForwards.calls == [POSITIVE] * STEPS
+def test_a_guider_with_one_prompt_makes_what_it_made_without_guidance(run, graph):
+    text = graph.text()
+    models = [counted(graph), counted(graph, **EARLY), graph.model()]
+    links = [sampled_by(graph, graph.add("BasicGuider", model=model, conditioning=text)) for model in models]
+    graph.show(*links)
+    *guided_ones, expected = sampled(run(graph), *links)
+    assert CountForwards.calls == [POSITIVE] * 2 * STEPS
+    for actual in guided_ones:
+        assert relative_error(actual, expected) < 1e-5
 
 
 @pytest.mark.parametrize(("node", "threshold"), [("EasyCache", 1.5), ("LazyCache", 0.8)])

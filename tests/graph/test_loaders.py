@@ -62,6 +62,16 @@ def test_text_encoder_of_both_layouts_feeds_stock_text_encode(runtime):
     assert torch.equal(*conditionings)
 
 
+def test_a_link_that_leads_nowhere_is_no_reason_to_refuse_its_neighbour(runtime):
+    link = runtime.models / "text_encoders" / "nowhere.safetensors"
+    link.symlink_to("gone.safetensors")
+    try:
+        result = runtime.run(text_prompt("umt5_small.safetensors"))
+    finally:
+        link.unlink()
+    assert result.ok, result.error
+
+
 def test_a_file_that_is_not_there_is_refused(runtime):
     result = runtime.run(text_prompt("gone.safetensors"))
     assert not result.ok

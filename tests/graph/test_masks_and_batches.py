@@ -42,11 +42,12 @@ def test_the_held_side_of_a_picture_stays(run, graph):
     assert relative_error(after[1], result.value(video[0], 1)["samples"]) > 0.1
 
 
-def test_a_held_sound_stays(run, graph):
-    """Ten steps of sound, the first four held; the picture is made anew."""
+@pytest.mark.parametrize(("width", "height", "held_columns"), [(10, 1, 4), (500, 64, 200)])
+def test_a_held_sound_stays(run, graph, width, height, held_columns):
+    """Ten steps of sound, the first four held by a mask of any size; the picture is made anew."""
     model, text = graph.model(), graph.text()
     video, audio = sampled_then_separated(graph, model, text)
-    held = masked(graph, audio, width=10, height=1, held_columns=4)
+    held = masked(graph, audio, width, height, held_columns)
     together = graph.add("OviConcatLatent", video_latent=video, audio_latent=held)
     again = graph.sample(model, text, latent_image=together, seed=4)
     graph.show(again)

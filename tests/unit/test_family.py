@@ -119,6 +119,22 @@ def test_texts_form_a_batch_whatever_their_length(base):
     assert negative["audio_context"].cond.sum() == 64
 
 
+def test_prompts_put_together_are_read_one_after_another(base, caplog):
+    """As 'Conditioning (Concat)' makes of two encoded prompts, each filled up to the full length."""
+    length, width = base.diffusion_model.config.text_length, base.diffusion_model.config.text_dim
+    first, second = torch.randn(1, 5, width), torch.randn(1, 7, width)
+    filled = [torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text in (first, second)]
+    texts = base.extra_conds(cross_attn=torch.cat(filled, dim=1), noise=torch.zeros(1, 48, 1, 2, 2))
+    made = texts["c_crossattn"].cond
+    assert made.shape == (1, length, width)
+    assert torch.equal(made[:, :12], torch.cat([first, second], dim=1))
+    assert not made[:, 12:].any()
+    assert not caplog.records
+
+    base.extra_conds(cross_attn=torch.randn(1, length + 1, width), noise=torch.zeros(1, 48, 1, 2, 2))
+    assert f"more than {length} tokens" in caplog.text
+
+
 def test_text_of_another_encoder_is_refused(base):
     with pytest.raises(ValueError, match=r"encoded 768 wide, but this Ovi reads 32.*umT5"):
         base.extra_conds(cross_attn=torch.randn(1, 9, 768), device="cpu", noise=None)

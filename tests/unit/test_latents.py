@@ -23,6 +23,15 @@ def test_a_sound_of_one_step_more_or_less_fits(steps):
     assert torch.equal(sound[..., -1], audio["samples"][..., kept - 1])
 
 
+def test_a_mask_of_another_width_is_left_for_samplers_to_scale():
+    """A picture of a mask, 512 wide, whose second half holds the sound."""
+    video, audio = pair()
+    audio["noise_mask"] = torch.ones(1, 1, 64, 512)
+    audio["noise_mask"][..., 256:] = 0
+    mask = latents.concat(video, audio)["noise_mask"].unbind()[1]
+    assert torch.equal(mask, audio["noise_mask"].mean(2))
+
+
 @pytest.mark.parametrize("steps", [29, 33])
 def test_a_sound_of_another_length_is_refused(steps):
     with pytest.raises(ValueError, match=f"audio_latent has {steps} steps, but .* 7 cells in time needs 31"):

@@ -103,7 +103,7 @@ class TowersSettings:
         Schedule(steps=1150, batch=64, rate=1e-3, muon=1e-3, ema=0.998),
         Schedule(steps=650, batch=64, rate=1e-3, muon=1.5e-3, ema=0.998, seed=1_000_000),
         Schedule(steps=3800, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=2_000_000),
-        Schedule(steps=2400, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=3_000_000),
+        Schedule(steps=1800, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=3_000_000),
     )
 
 
