@@ -73,7 +73,7 @@ def train_audio_vae(folder: Path) -> nn.Module:
         mel = vae.normalize(mels[chosen])
         mean = vae.encode(mel, normalize=False).mean
         made = vae.decode(_blurred(mean, settings.noise, generator), unnormalize=False)
-        # They are a thirtieth of all bands; the rest is near silence.
+        # What is heard is a thirtieth of all bands; the rest is near silence.
         level = vae.unnormalize(mel)
         weight = 1 + settings.audible * (level > level.amax((1, 2), keepdim=True) - AUDIBLE)
         error = (made - mel) * weight / weight.mean()
@@ -131,5 +131,5 @@ def _spectral_distance(made: Tensor, sound: Tensor, window: Tensor) -> Tensor:
     size, floor = len(window), 1e-3 * window.sum() / 2
     spectra = [torch.stft(x, size, size // 4, window=window, return_complex=True).abs() for x in (made, sound)]
     logarithms = [spectrum.clamp(min=floor).log10() for spectrum in spectra]
-    error, power = ((x.square().mean((1, 2)).sqrt()) for x in (spectra[0] - spectra[1], spectra[1]))
+    error, power = (x.square().mean((1, 2)).sqrt() for x in (spectra[0] - spectra[1], spectra[1]))
     return (error / (power + QUIET * window.norm())).mean() + functional.l1_loss(*logarithms)
