@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from miniature import evaluate, generate, settings, world
+from miniature import evaluate, figures, generate, judge, settings, world
 
 pytestmark = pytest.mark.graph
 SCENE = world.HELD_OUT_SCENES[0]
@@ -61,6 +61,19 @@ def test_both_codecs_give_a_clip_back_in_its_length(parts):
 
     assert frames.shape == (world.FRAMES, world.SIZE, world.SIZE, 3)
     assert len(sound) == round(world.FRAMES / world.FRAME_RATE * world.SAMPLE_RATE)
+
+
+def test_the_codecs_keep_every_pitch_and_how_loud_a_sound_is(parts):
+    scenes = [world.Scene(thing, "red", 2, pitch) for thing in world.THINGS for pitch in world.PITCHES]
+    heard = []
+    for seed, scene in enumerate(scenes):
+        clip = world.film(scene, evaluate.FIRST_SEED + seed)
+        with torch.inference_mode():
+            frames, sound = generate.through_codecs(parts, clip)
+        made, true = judge.judge(frames, sound, scene), judge.judge(clip.frames, clip.sound, scene)
+        assert made.pitch == scene.pitch
+        heard.append((made.loudness, true.loudness))
+    assert figures.correlation(heard) > 0.5
 
 
 def test_the_worlds_own_clips_are_judged_without_fault(tmp_path):

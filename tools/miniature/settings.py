@@ -104,6 +104,7 @@ class TowersSettings:
         Schedule(steps=650, batch=64, rate=1e-3, muon=1.5e-3, ema=0.998, seed=1_000_000),
         Schedule(steps=3800, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=2_000_000),
         Schedule(steps=1800, batch=64, rate=1e-3, muon=1e-3, ema=0.998, seed=3_000_000),
+        Schedule(steps=700, batch=64, rate=6e-4, muon=6e-4, ema=0.998, seed=4_000_000),
     )
 
 
