@@ -123,7 +123,10 @@ class ComfyPage:
 
     def api_form(self) -> dict:
         """Return what the Run button would send for the workflow on the canvas."""
-        return self.page.evaluate(API_FORM)
+        form = self.page.evaluate(API_FORM)
+        for node in form.values():
+            node["inputs"].pop("audioUI", None)  # the player in Load Audio, which older pages send too
+        return form
 
     def missing_nodes(self) -> list[str]:
         """Return the types of nodes on the canvas that this ComfyUI does not know."""

@@ -200,6 +200,7 @@ def test_the_prompt_is_read_as_it_is_typed(page):
     area.fill("")
     page.page.keyboard.type("She says <S>Hello there, my friend<E> Audio: rain")
     page.page.get_by_text("Speech of about 1.7 s").wait_for()
+    page.page.locator(".ovi-prompt-sound", has_text="rain").wait_for()
     parts = page.page.evaluate(
         "[...document.querySelectorAll('.ovi-prompt-text span')].map(span => [span.className, span.textContent])"
     )
