@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import wave
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 from browser import NoBrowserError, find_chromium
 from comfy_server import running_server
 from PIL import Image
+from recording import write_tone
 from safetensors.torch import load_file
 from small_files import SMALL_FILES
 from workflow_files import files_asked
@@ -51,22 +51,13 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
     name_as_released(base / "models")
     (base / "input").mkdir()
     Image.new("RGB", (96, 128), "teal").save(base / "input" / "example.png")  # ComfyUI brings one of this name
-    write_noise(base / "input" / "recording.wav")
+    write_tone(base / "input" / "recording.wav", hertz=440, seconds=0.5)
     flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
     with (
         running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base, flags=flags) as server,
         open_page(server.url) as page,
     ):
         yield SimpleNamespace(server=server, page=page, base=base, is_newest=request.param == NEWEST)
-
-
-def write_noise(path: Path) -> None:
-    """Write half a second of noise."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(os.urandom(16000))
 
 
 def name_as_released(models: Path) -> None:

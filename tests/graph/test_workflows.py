@@ -2,7 +2,6 @@
 
 import copy
 import json
-import wave
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from comfyui_ovi.ovi_model.video_vae import load_video_vae
 from goldens import relative_error
 from media import decode
 from PIL import Image
+from recording import write_tone
 from small_files import with_small_files
 from small_graph import CountForwards, parts
 
@@ -34,7 +34,7 @@ TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, MINIATURE = (
 # What the canvas shows beside nodes that run, and the widgets it adds of its own.
 NOTES = {"MarkdownNote"}
 ONLY_ON_CANVAS = {"control_after_generate", "upload", "audioUI"}
-SOUND_RATE, TONE = 22050, 440  # Hz, of the recording
+TONE = 440  # Hz, of the recording, which is shorter than the clip
 STRENGTHS = ("strength_video", "strength_audio", "strength_fusion")
 SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3}
 
@@ -85,7 +85,7 @@ def make(runtime, small_files):
     LoadNarrowVideoVAE.folder = small_files / "vae"
     gradient = np.linspace(0, 255, 96 * 64 * 3).reshape(64, 96, 3)
     Image.fromarray(gradient.astype(np.uint8)).save(runtime.input / "example.png")
-    write_tone(runtime.input / "recording.wav", seconds=0.5)
+    write_tone(runtime.input / "recording.wav", TONE, seconds=0.5)
     made = {}
 
     def make_one(name):
@@ -109,16 +109,6 @@ def run(runtime, prompt, name):
 def test_all_seven_are_there():
     assert sorted(NAMES) == sorted([TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, MINIATURE])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
-
-
-def write_tone(path, seconds):
-    """A mono recording of a tone, shorter than the clip."""
-    tone = np.sin(2 * np.pi * TONE * np.arange(round(seconds * SOUND_RATE)) / SOUND_RATE)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SOUND_RATE)
-        file.writeframes((0.5 * 32767 * tone).astype("<i2").tobytes())
 
 
 @pytest.mark.parametrize("name", NAMES)
