@@ -1,4 +1,4 @@
-"""Finds the Chromium that drives ComfyUI's page; run by itself, it downloads Playwright's where there is none."""
+"""Finds the Chromium that drives ComfyUI's page; run by itself, it installs one where there is none."""
 
 import importlib.util
 import os
@@ -12,6 +12,7 @@ from runtime import runtime_folder
 os.environ.setdefault("PLAYWRIGHT_BROWSERS_PATH", str(runtime_folder() / "browsers"))
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DOWNLOAD = ("-m", "playwright", "install", "--no-shell", "chromium")
+APT = (("apt-get", "update", "-q"), ("apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium"))
 
 
 class NoBrowserError(Exception):
@@ -44,23 +45,35 @@ def _place_of_download() -> str:
         return playwright.chromium.executable_path
 
 
-def download() -> None:
-    """Let Playwright download its Chromium, unless one is installed, chosen or there already."""
-    if os.environ.get("CHROMIUM") or _find_installed() or not importlib.util.find_spec("playwright"):
+def install() -> None:
+    """Get a Chromium where none is installed, chosen or downloaded yet: Playwright's, else Debian's package."""
+    if os.environ.get("CHROMIUM") or not importlib.util.find_spec("playwright"):
         return
-    if os.path.exists(_place_of_download()):
+    if _find_installed() or os.path.exists(_place_of_download()):
         return
-    print("no Chromium found: Playwright downloads one, about 170 MB ...", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, *DOWNLOAD], stdout=sys.stderr)
+    _say("no Chromium found: Playwright downloads one, about 170 MB ...")
+    if subprocess.run([sys.executable, *DOWNLOAD], stdout=sys.stderr).returncode and _may_use_apt():
+        _say("Playwright's download failed: installing Debian's package chromium ...")
+        for command in APT:
+            if subprocess.run(command, stdout=sys.stderr).returncode:
+                return
+
+
+def _may_use_apt() -> bool:
+    return bool(shutil.which("apt-get")) and hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
     """Make sure that there is a Chromium; return the exit status."""
-    download()
+    install()
     try:
         find_chromium()
     except NoBrowserError as error:
-        print(f"browser tests are left out: {error}", file=sys.stderr)
+        _say(f"browser tests are left out: {error}")
         return 1
     return 0
 
