@@ -1,11 +1,11 @@
 """Ovi for ComfyUI: joint video and audio generation as a native model family."""
 
 from .nodes import OviExtension
-from .ovi_model.family import register
+from .ovi_model import core_patches
 
 WEB_DIRECTORY = "./web"
 
-register()
+core_patches.install()
 
 
 async def comfy_entrypoint() -> OviExtension:

@@ -1,18 +1,21 @@
-"""What EasyCache and LazyCache save, and what they cost picture and sound, against the same run without a cache.
+"""What EasyCache and LazyCache save, and what they cost picture and sound, against the same run
+without a cache.
 
 Usage: python benchmarks/caches.py --comfyui PATH [--steps 50] [--thresholds 0.05 0.1 0.2]
-       python benchmarks/caches.py --comfyui PATH --model FILE --text-encoder FILE --vae FILE --audio-vae FILE
-           [--vocoder FILE] [--width 960] [--height 960] [--length 121]
+       python benchmarks/caches.py --comfyui PATH --model FILE --text-encoder FILE --vae FILE
+       --audio-vae FILE [--vocoder FILE] [--width 960] [--height 960] [--length 121]
 
-Run it with ComfyUI's python. Without files, random weights are made, whose velocity changes slowly over the noise
-levels. They show that a cache reuses each stream's own past, how the error of the sound compares to that of the
-picture, and how much time a skipped step saves. They cannot show which threshold is good: how much a trained model's
-velocity changes from step to step, and how much of that ears and eyes notice, is in its weights. The row 'other seed'
-tells how far apart two unrelated clips are, which is the scale of every other figure, those after a random decoder
-above all.
+Run it with ComfyUI's python. Without files, random weights are made, whose velocity changes slowly
+over the noise levels. They show that a cache reuses each stream's own past, how the error of the
+sound compares to that of the picture, and how much time a skipped step saves. They cannot show
+which threshold is good: how much a trained model's velocity changes from step to step, and how much
+of that ears and eyes notice, is in its weights. The row 'other seed' tells how far apart two
+unrelated clips are, which is the scale of every other figure, those after a random decoder above
+all.
 
-A cache decides by all numbers at once, of which the sound is 0.1 % at full size. If the sound changes faster than the
-picture its error is the larger one; --fast-sound makes such a model, and the change of either stream is printed.
+A cache decides by all numbers at once, of which the sound is 0.1 % at full size. If the sound
+changes faster than the picture its error is the larger one; --fast-sound makes such a model, and
+the change of either stream is printed.
 """
 
 import argparse
@@ -30,10 +33,10 @@ from command_line import command, machine, positive
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "tools"))
+sys.path += [str(REPOSITORY / folder) for folder in ("tools", "tests/support")]
 
 import make_small_checkpoints  # noqa: E402
-from find_comfyui import import_comfy, import_ovi_model  # noqa: E402
+from find_comfyui import import_comfy, import_extension  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from slow_weights import slow_weights  # noqa: E402
 from small_weights import OviSizes  # noqa: E402
@@ -69,13 +72,18 @@ class Run:
     sound: Tensor = None
     seconds: float = 0.0
     forwards: int = 0
-    velocities: list[list[Tensor]] = field(default_factory=list)  # of the positive prompt, a pair of streams a step
+    velocities: list[list[Tensor]] = field(
+        default_factory=list
+    )  # of the positive prompt, a pair of streams a step
 
 
 def make_files(folder: Path, sizes: OviSizes, fast_sound: bool) -> dict[str, Path]:
     """Write random checkpoints; return the paths by the names of this command's options."""
     make_small_checkpoints.write_all(folder, torch.float32, seed=0)
-    model = folder / f"random_{sizes.dim}x{sizes.layers}{'_fast_sound' if fast_sound else ''}.safetensors"
+    model = (
+        folder
+        / f"random_{sizes.dim}x{sizes.layers}{'_fast_sound' if fast_sound else ''}.safetensors"
+    )
     save_file(slow_weights(sizes, torch.float32, seed=0, fast_sound=fast_sound), model)
     return {
         "model": model,
@@ -90,11 +98,14 @@ def load(files: dict[str, Path], width: int, height: int, length: int, steps: in
     """Load the files, encode the prompt and make an empty latent."""
     import comfy.sd
     import comfy.utils
-
-    from ovi_model import audio_vae, family, guidance, latents, loader, prompt, solver, text_encoder
+    from comfyui_ovi.ovi_model import family
+    from comfyui_ovi.ovi_model.latent import latents
+    from comfyui_ovi.ovi_model.load import audio_vae, diffusion_model, text_encoder
+    from comfyui_ovi.ovi_model.sample import guidance, solver
+    from comfyui_ovi.ovi_model.text import prompt
 
     family.register()
-    model = loader.load_model(str(files["model"]), None, "default")
+    model = diffusion_model.load_model(str(files["model"]), None, "default")
     clip = text_encoder.load_text_encoder(files["text_encoder"])
     positive, negative = prompt.encode_prompts(clip, PROMPT, *NEGATIVES)
     return Parts(
@@ -113,7 +124,9 @@ def with_cache(model, name: str, threshold: float):
     from comfy_extras import nodes_easycache
 
     node = getattr(nodes_easycache, f"{name}Node")
-    return node.execute(model, threshold, start_percent=0.15, end_percent=0.95, verbose=False).result[0]
+    return node.execute(
+        model, threshold, start_percent=0.15, end_percent=0.95, verbose=False
+    ).result[0]
 
 
 def recording(model, made: Run):
@@ -123,11 +136,17 @@ def recording(model, made: Run):
 
     def record(executor, *args, shapes, **kwargs):
         velocity = executor(*args, shapes=shapes, **kwargs)
-        (kinds,) = [value["cond_or_uncond"] for value in (*args, *kwargs.values()) if isinstance(value, dict)]
+        (kinds,) = [
+            value["cond_or_uncond"]
+            for value in (*args, *kwargs.values())
+            if isinstance(value, dict)
+        ]
         made.forwards += 1
         if POSITIVE in kinds:
             positive = velocity.chunk(len(kinds))[kinds.index(POSITIVE)]
-            made.velocities.append([x.to("cpu", copy=True) for x in comfy.utils.unpack_latents(positive, shapes)])
+            made.velocities.append(
+                [x.to("cpu", copy=True) for x in comfy.utils.unpack_latents(positive, shapes)]
+            )
         return velocity
 
     model = model.clone()
@@ -136,11 +155,11 @@ def recording(model, made: Run):
 
 
 def run(parts: Parts, model, seed: int = SEED) -> Run:
-    """Sample with the reference's solver, schedule and guidance; decode."""
+    """Sample with the reference's solver, schedule and guidance; clip."""
     import comfy.sample
     import comfy.samplers
-
-    from ovi_model import decode, solver
+    from comfyui_ovi.ovi_model.decode import clip
+    from comfyui_ovi.ovi_model.sample import solver
 
     made = Run()
     empty = parts.latent["samples"]
@@ -152,7 +171,7 @@ def run(parts: Parts, model, seed: int = SEED) -> Run:
     latent = comfy.sample.sample_custom(model, noise, *given, disable_pbar=True, seed=seed)
     made.seconds = time.perf_counter() - start
     made.video, made.audio = latent.unbind()
-    made.frames, sound = decode.decode({"samples": latent}, parts.vae, parts.audio_vae, "auto")
+    made.frames, sound = clip.decode({"samples": latent}, parts.vae, parts.audio_vae, "auto")
     made.sound = sound["waveform"]
     return made
 
@@ -163,7 +182,9 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def decibels(signal: Tensor, expected: Tensor, loudest: float | None = None) -> float:
-    """Ratio of power to that of the difference: the power of `loudest`, as PSNR has it, else of what was expected."""
+    """Ratio of power to that of the difference: the power of `loudest`, as PSNR has it, else of
+    what was expected.
+    """
     difference = float((signal.double() - expected.double()).square().mean())
     power = loudest**2 if loudest else float(expected.double().square().mean())
     return 10 * math.log10(power / difference) if difference else math.inf
@@ -171,12 +192,16 @@ def decibels(signal: Tensor, expected: Tensor, loudest: float | None = None) -> 
 
 def change(run: Run, stream: int) -> float:
     """Median change of one stream's velocity from a step to the next, relative to the velocity."""
-    return statistics.median(relative_error(b[stream], a[stream]) for a, b in pairwise(run.velocities))
+    return statistics.median(
+        relative_error(b[stream], a[stream]) for a, b in pairwise(run.velocities)
+    )
 
 
 def row(name: str, threshold: str, made: Run, plain: Run) -> str:
     """One line of the table."""
-    errors = [relative_error(a, b) for a, b in ((made.video, plain.video), (made.audio, plain.audio))]
+    errors = [
+        relative_error(a, b) for a, b in ((made.video, plain.video), (made.audio, plain.audio))
+    ]
     decoded = decibels(made.frames, plain.frames, 1.0), decibels(made.sound, plain.sound)
     cells = [name, threshold, f"{made.forwards} of {plain.forwards}", f"{made.seconds:.2f}"]
     cells += [f"{error:.2e}" for error in errors] + [f"{value:.1f}" for value in decoded]
@@ -190,15 +215,27 @@ def print_table(parts: Parts, thresholds: list[float]) -> None:
     shapes = " and ".join(str(list(stream.shape)) for stream in (plain.video, plain.audio))
     print(f"Latents {shapes}; {len(parts.sigmas) - 1} steps.")
     print(
-        f"The velocity changes from step to step by {change(plain, 0):.1%} (picture), {change(plain, 1):.1%} (sound)."
+        f"The velocity changes from step to step by {change(plain, 0):.1%} (picture), "
+        f"{change(plain, 1):.1%} (sound)."
     )
-    print("\n| cache | threshold | forwards | seconds | picture rel-L2 | sound rel-L2 | PSNR dB | SNR dB |")
+    print(
+        "\n| cache | threshold | forwards | seconds | picture rel-L2 | sound rel-L2 | PSNR dB | "
+        "SNR dB |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     print(row("none", "", plain, plain))
     print(row("none, other seed", "", run(parts, parts.model, SEED + 1), plain))
     for name in ("EasyCache", "LazyCache"):
         for threshold in thresholds:
-            print(row(name, f"{threshold:g}", run(parts, with_cache(parts.model, name, threshold)), plain), flush=True)
+            print(
+                row(
+                    name,
+                    f"{threshold:g}",
+                    run(parts, with_cache(parts.model, name, threshold)),
+                    plain,
+                ),
+                flush=True,
+            )
     print("\nSeconds: sampling alone, one run each, on this machine.")
 
 
@@ -207,15 +244,27 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     for name in (*FILES, "vocoder"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help="a file of your own; random if left out")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=Path, help="a file of your own; random if left out"
+        )
     parser.add_argument("--width", type=positive, default=128, help="pixels")
     parser.add_argument("--height", type=positive, default=128, help="pixels")
     parser.add_argument("--length", type=positive, default=25, help="frames, 4n + 1")
     parser.add_argument("--steps", type=positive, default=50)
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4], help="reuse_threshold")
-    parser.add_argument("--dim", type=positive, default=256, help="width of the random model, a multiple of 128")
-    parser.add_argument("--layers", type=positive, default=12, help="blocks of the random model, 12 at least")
-    parser.add_argument("--fast-sound", action="store_true", help="random sound that changes faster than the picture")
+    parser.add_argument(
+        "--thresholds", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4], help="reuse_threshold"
+    )
+    parser.add_argument(
+        "--dim", type=positive, default=256, help="width of the random model, a multiple of 128"
+    )
+    parser.add_argument(
+        "--layers", type=positive, default=12, help="blocks of the random model, 12 at least"
+    )
+    parser.add_argument(
+        "--fast-sound",
+        action="store_true",
+        help="random sound that changes faster than the picture",
+    )
     options = parser.parse_args()
     given = [getattr(options, name) is not None for name in FILES]
     if any(given) and not all(given):
@@ -230,14 +279,17 @@ def main() -> None:
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
-    import_ovi_model()
+    import_extension()
     sizes = OviSizes(dim=options.dim, ffn_dim=options.dim * 3 // 2, layers=options.layers)
     with torch.inference_mode(), tempfile.TemporaryDirectory(prefix="ovi-caches-") as folder:
         files = {name: getattr(options, name) for name in (*FILES, "vocoder")}
         if files["model"] is None:
             files = make_files(Path(folder), sizes, options.fast_sound)
         print(f"{command()}\n\n{machine()}, {files['model'].name}")
-        print_table(load(files, options.width, options.height, options.length, options.steps), options.thresholds)
+        print_table(
+            load(files, options.width, options.height, options.length, options.steps),
+            options.thresholds,
+        )
 
 
 if __name__ == "__main__":

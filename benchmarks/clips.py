@@ -2,13 +2,22 @@
 
 from dataclasses import dataclass, field
 
-RELEASED = {"dim": 3072, "ffn_dim": 14336, "num_layers": 30, "text_dim": 4096, "freq_dim": 256, "num_heads": 24}
+RELEASED = {
+    "dim": 3072,
+    "ffn_dim": 14336,
+    "num_layers": 30,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "num_heads": 24,
+}
 NARROW = {**RELEASED, "dim": 1024, "ffn_dim": 4096, "num_layers": 4, "num_heads": 8}
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Size of a clip in pixels and frames, sizes of the towers that make it, and of its sound where it is not usual."""
+    """Size of a clip in pixels and frames, sizes of the towers that make it, and of its sound where
+    it is not usual.
+    """
 
     width: int
     height: int
@@ -18,14 +27,17 @@ class Clip:
 
     def shapes(self, batch: int = 1) -> list[tuple[int, ...]]:
         """Shapes of the latents, the video's first."""
-        from ovi_model.geometry import audio_steps, video_cells
+        from comfyui_ovi.ovi_model.latent.geometry import audio_steps, video_cells
 
         cells = video_cells(self.frames)
-        return [(batch, 48, cells, self.height // 16, self.width // 16), (batch, 20, self.steps or audio_steps(cells))]
+        return [
+            (batch, 48, cells, self.height // 16, self.width // 16),
+            (batch, 20, self.steps or audio_steps(cells)),
+        ]
 
     def towers(self, layers: int | None = None) -> tuple:
         """The configs of both towers; layers: how many blocks, else all."""
-        from ovi_model.config import AudioTowerConfig, VideoTowerConfig
+        from comfyui_ovi.ovi_model.config import AudioTowerConfig, VideoTowerConfig
 
         sizes = {**self.sizes, "num_layers": layers or self.sizes["num_layers"]}
         # Two thirds of four times the width, in whole 256s.

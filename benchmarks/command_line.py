@@ -1,4 +1,6 @@
-"""What the benchmarks' command lines share: the numbers they take, and the line that says where they ran."""
+"""What the benchmarks' command lines share: the numbers they take, and the line that says where
+they ran.
+"""
 
 import argparse
 import os
@@ -27,7 +29,10 @@ def processor() -> str:
     """The processor's name as the system knows it."""
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(": ", 1)[1] for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def command() -> str:

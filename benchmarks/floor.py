@@ -1,7 +1,9 @@
-"""The floor of a forward: its matrix products, convolutions and attention alone, recorded once and run again.
+"""The floor of a forward: its matrix products, convolutions and attention alone, recorded once and
+run again.
 
-Each call comes with the model's own weights; what the model computed is replaced by random numbers of the same shape,
-strides and precision, one buffer for all arguments that agree in these and in their place among the others.
+Each call comes with the model's own weights; what the model computed is replaced by random numbers
+of the same shape, strides and precision, one buffer for all arguments that agree in these and in
+their place among the others.
 """
 
 from collections.abc import Callable
@@ -11,7 +13,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-MULTIPLYING = ("linear", "conv1d", "conv2d", "conv3d", "cudnn_convolution", "mm", "addmm", "bmm", "baddbmm", "matmul")
+MULTIPLYING = (
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "cudnn_convolution",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "matmul",
+)
 
 
 class Floor:
@@ -26,7 +39,8 @@ class Floor:
         """Keep a call whose tensors are weights or buffers."""
         leaves, structure = tree_flatten((args, kwargs))
         leaves = [
-            self._stand_in(leaf, place) if isinstance(leaf, Tensor) else leaf for place, leaf in enumerate(leaves)
+            self._stand_in(leaf, place) if isinstance(leaf, Tensor) else leaf
+            for place, leaf in enumerate(leaves)
         ]
         self.calls.append((function, *tree_unflatten(leaves, structure)))
 
@@ -59,7 +73,9 @@ class _Recorder(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def attend(self, _original: Callable, *args, **kwargs) -> Tensor:
-        """Record PyTorch's attention; a value for core's `transformer_options["optimized_attention_override"]`."""
+        """Record PyTorch's attention; a value for core's
+        `transformer_options["optimized_attention_override"]`.
+        """
         from comfy.ldm.modules.attention import attention_pytorch
 
         options = {name: value for name, value in kwargs.items() if name != "transformer_options"}
@@ -68,7 +84,9 @@ class _Recorder(TorchFunctionMode):
 
 
 def record_floor(model: nn.Module, forward: Callable[[dict], object]) -> Floor:
-    """Return the floor of a forward, run once; it must hand the transformer_options it is given to the model."""
+    """Return the floor of a forward, run once; it must hand the transformer_options it is given to
+    the model.
+    """
     floor = Floor(model)
     recorder = _Recorder(floor)
     with recorder:

@@ -1,14 +1,16 @@
-"""Times a forward of the model against its floor and, where a checkout is given, against the reference.
+"""Times a forward of the model against its floor and, where a checkout is given, against the
+reference.
 
-Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--clip NAME] [--dtype fp32|bf16|fp8] [--layers N]
-           [--batch N] [--compile] [--repeats N]
+Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--clip NAME] [--dtype
+fp32|bf16|fp8] [--layers N] [--batch N] [--compile] [--repeats N]
 
-Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. The floor does the same matrix
-products and attention, from the same weights, and nothing else. All of them attend with PyTorch's attention as core
-calls it, on a CUDA card where there is one. They run in turn, so that what else the machine does hits them alike: a
-ratio is the median of the ratios within a turn. Weights are random; the reference gets the same, and the outputs must
-agree. At full size all blocks need 22 GiB in bfloat16; --layers cuts the depth. Peak memory is of a card alone, and
-without what lies there at rest, such as weights, inputs and the floor's buffers.
+Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. The floor does
+the same matrix products and attention, from the same weights, and nothing else. All of them attend
+with PyTorch's attention as core calls it, on a CUDA card where there is one. They run in turn, so
+that what else the machine does hits them alike: a ratio is the median of the ratios within a turn.
+Weights are random; the reference gets the same, and the outputs must agree. At full size all blocks
+need 22 GiB in bfloat16; --layers cuts the depth. Peak memory is of a card alone, and without what
+lies there at rest, such as weights, inputs and the floor's buffers.
 """
 
 import argparse
@@ -26,10 +28,10 @@ from floor import record_floor
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "tools"))
+sys.path += [str(REPOSITORY / folder) for folder in ("tools", "tests/support")]
 
 import reference  # noqa: E402
-from find_comfyui import import_comfy, import_ovi_model  # noqa: E402
+from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 GIB = 2**30
 # Precision of the activations, and of the weights where it is another.
@@ -45,7 +47,9 @@ TIME = 500.0
 
 @dataclass
 class Contender:
-    """Something timed: seconds of each of its turns, and the most memory of a card the last took, in bytes."""
+    """Something timed: seconds of each of its turns, and the most memory of a card the last took,
+    in bytes.
+    """
 
     name: str
     run: Callable[[], object]
@@ -72,11 +76,12 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def make_model(towers: tuple, dtype: torch.dtype, weights: torch.dtype | None, device: torch.device) -> nn.Module:
+def make_model(
+    towers: tuple, dtype: torch.dtype, weights: torch.dtype | None, device: torch.device
+) -> nn.Module:
     """Return an OviModel of random weights, made on the device."""
     import comfy.ops
-
-    from ovi_model.model import OviModel
+    from comfyui_ovi.ovi_model.network.model import OviModel
 
     operations = comfy.ops.manual_cast if weights else comfy.ops.disable_weight_init
     model = OviModel(*towers, operations=operations, dtype=weights or dtype, device="meta")
@@ -88,7 +93,9 @@ def make_model(towers: tuple, dtype: torch.dtype, weights: torch.dtype | None, d
 
 
 def random_weight(name: str, shape: torch.Size, device: torch.device) -> Tensor:
-    """Numbers that keep the size of what passes through: matrices by their inputs, norms near one, all else small."""
+    """Numbers that keep the size of what passes through: matrices by their inputs, norms near one,
+    all else small.
+    """
     numbers = torch.randn(shape, device=device)
     if len(shape) > 1 and "modulation" not in name:
         return numbers / shape[1:].numel() ** 0.5
@@ -100,17 +107,21 @@ def make_inputs(model: nn.Module, shapes: list, dtype: torch.dtype, device: torc
     torch.manual_seed(1)
     batch = shapes[0][0]
     latents = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
-    text = torch.randn(batch, model.config.text_length, model.config.text_dim, device=device).to(dtype)
+    text = torch.randn(batch, model.config.text_length, model.config.text_dim, device=device).to(
+        dtype
+    )
     return latents, torch.full((batch,), TIME, device=device), text
 
 
 def make_reference(checkout: Path, towers: tuple, model: nn.Module) -> nn.Module:
     """Return the reference on the weights of our model, which both then use."""
-    from ovi_model.checkpoint import convert_key
+    from comfyui_ovi.ovi_model.load.checkpoint import convert_key
 
     theirs = reference.build(reference.load(checkout, next(model.parameters()).dtype), *towers)
     ours = model.state_dict()
-    theirs.load_state_dict({key: ours[convert_key(key)] for key in theirs.state_dict()}, assign=True)
+    theirs.load_state_dict(
+        {key: ours[convert_key(key)] for key in theirs.state_dict()}, assign=True
+    )
     theirs.set_rope_params()
     return theirs.requires_grad_(False)
 
@@ -126,14 +137,17 @@ def check_outputs(ours: list[Tensor], theirs: tuple, dtype: torch.dtype) -> list
         errors.append(((mine.double() - other.double()).norm() / other.double().norm()).item())
         if not errors[-1] <= TOLERANCES[dtype]:
             raise SystemExit(
-                f"Our output differs from the reference's by {errors[-1]:.1e} of its size, more than "
-                f"{TOLERANCES[dtype]:.0e}: the two do not compute the same, so no time was compared."
+                f"Our output differs from the reference's by {errors[-1]:.1e} of its size, more "
+                f"than {TOLERANCES[dtype]:.0e}: the two do not compute the same, so no time was "
+                "compared."
             )
     return errors
 
 
 def contenders(options: argparse.Namespace, device: torch.device) -> list[Contender]:
-    """Return what is to be timed, ours first, then the floor; prints how far ours is from the reference."""
+    """Return what is to be timed, ours first, then the floor; prints how far ours is from the
+    reference.
+    """
     clip = CLIPS[options.clip]
     dtype, weights = PRECISIONS[options.dtype]
     towers = clip.towers(options.layers)
@@ -153,7 +167,10 @@ def contenders(options: argparse.Namespace, device: torch.device) -> list[Conten
         found.append(Contender("reference", lambda: reference.run(theirs, latents, times, text)))
         for ours in found[:-2]:
             errors = check_outputs(ours.run(), found[-1].run(), dtype)
-            print(f"{ours.name} differs from the reference by {errors[0]:.1e} (picture), {errors[1]:.1e} (sound)")
+            print(
+                f"{ours.name} differs from the reference by {errors[0]:.1e} (picture), "
+                f"{errors[1]:.1e} (sound)"
+            )
     return found
 
 
@@ -161,31 +178,45 @@ def ratio(one: Contender, other: Contender | None) -> str:
     """The median of the ratios within a turn."""
     if other is None:
         return "not measured"
-    return f"{statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True)):.3f}"
+    return (
+        f"{statistics.median(a / b for a, b in zip(one.seconds, other.seconds, strict=True)):.3f}"
+    )
 
 
 def print_table(timed: list[Contender], device: torch.device) -> None:
     """Print seconds, ratios and peak memory of all."""
     named = {contender.name: contender for contender in timed}
-    print("\n| | seconds | ratio to the floor | ratio to the reference | peak GiB besides weights |")
+    print(
+        "\n| | seconds | ratio to the floor | ratio to the reference | peak GiB besides weights |"
+    )
     print("|---|---|---|---|---|")
     for contender in timed:
         peak = f"{contender.peak / GIB:.2f}" if device.type == "cuda" else "not measured"
         ratios = f"{ratio(contender, named['floor'])} | {ratio(contender, named.get('reference'))}"
-        print(f"| {contender.name} | {statistics.median(contender.seconds):.3f} | {ratios} | {peak} |")
+        print(
+            f"| {contender.name} | {statistics.median(contender.seconds):.3f} | {ratios} | {peak} |"
+        )
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
-    parser.add_argument("--reference", type=Path, help="a checkout of character-ai/Ovi, to time it as well")
+    parser.add_argument(
+        "--reference", type=Path, help="a checkout of character-ai/Ovi, to time it as well"
+    )
     parser.add_argument("--clip", choices=CLIPS, default="small", help="which size")
-    parser.add_argument("--dtype", choices=PRECISIONS, default="fp32", help="precision; fp8: of the weights alone")
+    parser.add_argument(
+        "--dtype", choices=PRECISIONS, default="fp32", help="precision; fp8: of the weights alone"
+    )
     parser.add_argument("--layers", type=positive, help="how many blocks, else all")
     parser.add_argument("--batch", type=positive, default=1, help="clips at once")
-    parser.add_argument("--compile", action="store_true", help="also our model compiled, by inductor")
-    parser.add_argument("--repeats", type=positive, default=5, help="how many turns, after one to warm up")
+    parser.add_argument(
+        "--compile", action="store_true", help="also our model compiled, by inductor"
+    )
+    parser.add_argument(
+        "--repeats", type=positive, default=5, help="how many turns, after one to warm up"
+    )
     options = parser.parse_args()
     if options.reference and options.dtype == "fp8":
         parser.error("the reference has no fp8 weights: leave --reference or --dtype fp8 out")
@@ -201,7 +232,7 @@ def main() -> None:
 
     args.cpu = not torch.cuda.is_available()
     args.use_pytorch_cross_attention = True
-    import_ovi_model()
+    import_extension()
     device = torch.device("cpu" if args.cpu else "cuda")
     with torch.inference_mode():
         timed = contenders(options, device)
@@ -210,7 +241,10 @@ def main() -> None:
                 contender.take_turn(device)
     for contender in timed:
         del contender.seconds[0]
-    print(f"\n{options.clip}, batch {options.batch}, {options.dtype}, {options.layers or 'all'} blocks")
+    print(
+        f"\n{options.clip}, batch {options.batch}, {options.dtype}, {options.layers or 'all'} "
+        "blocks"
+    )
     print(f"{machine()}, ComfyUI {comfyui_version.__version__}\n{command()}")
     print_table(timed, device)
 

@@ -1,9 +1,11 @@
-"""Peak memory of a forward of the released model: counted, estimated, and with a CUDA card measured.
+"""Peak memory of a forward of the released model: counted, estimated, and with a CUDA card
+measured.
 
 Usage: python benchmarks/memory.py --comfyui PATH
 
-Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. Counting needs neither a card nor
-weights; measuring makes random weights of full size: 26 GiB of card memory, 16 GiB of RAM.
+Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. Counting needs
+neither a card nor weights; measuring makes random weights of full size: 26 GiB of card memory, 16
+GiB of RAM.
 """
 
 import argparse
@@ -18,10 +20,10 @@ import torch
 from clips import Clip
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "tools"))
+sys.path += [str(REPOSITORY / folder) for folder in ("tools", "tests/support")]
 
 from count_bytes import forward_peak  # noqa: E402
-from find_comfyui import import_comfy, import_ovi_model  # noqa: E402
+from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 BF16, FP16, FP32, FP8 = torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn
 GIB = 2**30
@@ -29,7 +31,9 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Case:
-    """One row: size of the clip, clips at once, precisions of activations and weights, and what else is asked."""
+    """One row: size of the clip, clips at once, precisions of activations and weights, and what
+    else is asked.
+    """
 
     width: int
     height: int
@@ -54,7 +58,11 @@ class Case:
 
 
 COUNTED = [
-    *(Case(*size, batch) for size in ((704, 704, 5), (960, 960, 5), (960, 960, 10)) for batch in (1, 2)),
+    *(
+        Case(*size, batch)
+        for size in ((704, 704, 5), (960, 960, 5), (960, 960, 10))
+        for batch in (1, 2)
+    ),
     Case(512, 512, 5),
     Case(512, 512, 1),
     Case(256, 256, 1),
@@ -66,12 +74,16 @@ COUNTED = [
     Case(256, 256, 1, weights=FP8),
 ]
 # Name, precision of the weights, and how much of them may lie on the card: None for all.
-MEASURED = [("bfloat16", BF16, None), ("float8_e4m3fn", FP8, None), ("float8_e4m3fn, 4 GiB on the card", FP8, 4 * GIB)]
+MEASURED = [
+    ("bfloat16", BF16, None),
+    ("float8_e4m3fn", FP8, None),
+    ("float8_e4m3fn, 4 GiB on the card", FP8, 4 * GIB),
+]
 
 
 def estimate(case: Case) -> float:
     """What the family tells ComfyUI of a case on a card with fused attention."""
-    from ovi_model.memory import Fused, memory_required
+    from comfyui_ovi.ovi_model.network.memory import Fused, memory_required
 
     numbers = sum(torch.Size(shape[1:]).numel() for shape in case.clip.shapes())
     given = (case.batch, 1, numbers), case.dtype, case.weights is not None
@@ -79,24 +91,30 @@ def estimate(case: Case) -> float:
 
 
 def count(case: Case) -> int:
-    """The bytes alive at the peak of a forward on the meta device; more blocks than four take no more."""
+    """The bytes alive at the peak of a forward on the meta device; more blocks than four take no
+    more.
+    """
     import comfy.ops
-
-    from ovi_model.model import OviModel
+    from comfyui_ovi.ovi_model.network.model import OviModel
 
     operations = comfy.ops.manual_cast if case.weights else comfy.ops.disable_weight_init
-    model = OviModel(*case.clip.towers(4), operations=operations, dtype=case.weights or case.dtype, device="meta")
+    model = OviModel(
+        *case.clip.towers(4), operations=operations, dtype=case.weights or case.dtype, device="meta"
+    )
     options = {"ovi_skip_layer": 2, "cond_or_uncond": [1, 0]} if case.skip else {}
     return forward_peak(
-        model.requires_grad_(False), case.clip.shapes(case.batch), case.dtype, by_frame=case.by_frame, **options
+        model.requires_grad_(False),
+        case.clip.shapes(case.batch),
+        case.dtype,
+        by_frame=case.by_frame,
+        **options,
     )
 
 
 def make_patcher(configs: tuple, weights: torch.dtype, device: torch.device, weights_there: bool):
     """Return a ModelPatcher of random weights, made where they stay: on the device, or beside it."""
     import comfy.model_patcher
-
-    from ovi_model.family import IMAGE_MODEL, OviConfig
+    from comfyui_ovi.ovi_model.family import IMAGE_MODEL, OviConfig
 
     home = device if weights_there else torch.device("cpu")
     entry = OviConfig({"image_model": IMAGE_MODEL, "video": configs[0], "audio": configs[1]})
@@ -105,27 +123,35 @@ def make_patcher(configs: tuple, weights: torch.dtype, device: torch.device, wei
     for parameter in base.parameters():
         # So that neither sums of thousands nor eight bits overflow.
         parameter.copy_(torch.randn(parameter.shape, dtype=BF16, device=home) * 0.02)
-    return comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(
+        base, load_device=device, offload_device=torch.device("cpu")
+    )
 
 
 def run_forward(patcher, shapes: list[tuple[int, ...]], budget: int | None) -> list[float]:
     """Load as much as the budget allows, run three forwards; seconds of each."""
     patcher.load(patcher.load_device, lowvram_model_memory=budget or 0, full_load=budget is None)
     model, device = patcher.model.diffusion_model, patcher.load_device
-    text = torch.randn(1, model.config.text_length, model.config.text_dim, dtype=BF16, device=device)
+    text = torch.randn(
+        1, model.config.text_length, model.config.text_dim, dtype=BF16, device=device
+    )
     latents = [torch.randn(shape, dtype=BF16, device=device) for shape in shapes]
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
         velocities = model(latents, torch.full((1,), 500.0, device=device), text, text)
         if not all(velocity.isfinite().all() for velocity in velocities):
-            raise SystemExit("the forward gave numbers that are not finite: the measurement says nothing")
+            raise SystemExit(
+                "the forward gave numbers that are not finite: the measurement says nothing"
+            )
         seconds.append(time.perf_counter() - start)
     return seconds
 
 
 def measure(weights: torch.dtype, budget: int | None) -> tuple[float, float, float]:
-    """Peak of everything and of what is not weights, in bytes, and seconds of a forward, at 704 x 704 and 5 s."""
+    """Peak of everything and of what is not weights, in bytes, and seconds of a forward, at 704 x
+    704 and 5 s.
+    """
     device = torch.device("cuda")
     clip = Case(704, 704, 5).clip
     patcher = make_patcher(clip.towers(), weights, device, weights_there=budget is None)
@@ -146,12 +172,17 @@ def print_counted() -> None:
     print("|---|---|---|---|---|---|---|")
     for case in COUNTED:
         counted, estimated = count(case) / GIB, estimate(case) / GIB
-        print(f"| {case.name} | {case.clip.tokens} | {counted:.3f} | {estimated:.3f} | {estimated / counted:.2f} |")
+        print(
+            f"| {case.name} | {case.clip.tokens} | {counted:.3f} | {estimated:.3f} | "
+            f"{estimated / counted:.2f} |"
+        )
 
 
 def print_measured() -> None:
     """Print the table of what the card held and how long a forward took."""
-    print(f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, 704 x 704, 5 s, one clip\n")
+    print(
+        f"\n{torch.cuda.get_device_name()}, torch {torch.__version__}, 704 x 704, 5 s, one clip\n"
+    )
     print("| weights | peak GiB | of that not weights | estimated GiB | seconds a forward |")
     print("|---|---|---|---|---|")
     for name, weights, budget in MEASURED:
@@ -168,7 +199,7 @@ def main() -> None:
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
-    import_ovi_model()
+    import_extension()
     with torch.no_grad():
         print_counted()
         if args.cpu:

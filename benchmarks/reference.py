@@ -1,7 +1,9 @@
-"""Loads the reference implementation from a checkout of character-ai/Ovi, without what it needs installed.
+"""Loads the reference implementation from a checkout of character-ai/Ovi, without what it needs
+installed.
 
-Its files are read and never written. Stand-ins take the place of diffusers, whose classes it only inherits from, and of
-flash-attn, so that it attends with the function the others are measured with; what it does before that call stays.
+Its files are read and never written. Stand-ins take the place of diffusers, whose classes it only
+inherits from, and of flash-attn, so that it attends with the function the others are measured with;
+what it does before that call stays.
 """
 
 import contextlib
@@ -32,7 +34,9 @@ PRECISE = ("pow", "rsqrt", "layer_norm")
 
 
 class _Source(importlib.abc.SourceLoader):
-    """Loads a file as if it were written for another precision and any device; keeps no compiled copy beside it."""
+    """Loads a file as if it were written for another precision and any device; keeps no compiled
+    copy beside it.
+    """
 
     def __init__(self, file: Path, dtype: torch.dtype):
         self.file, self.dtype = file, dtype
@@ -66,12 +70,18 @@ def _stand_ins() -> dict[str, ModuleType | None]:
     return {**made, "flash_attn_interface": None}
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, max_seqlen_q: int, max_seqlen_k: int, **_options) -> Tensor:
-    """PyTorch's attention as core calls it, under flash-attn's name; clips of one length, each [B * L, H, d]."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, max_seqlen_q: int, max_seqlen_k: int, **_options
+) -> Tensor:
+    """PyTorch's attention as core calls it, under flash-attn's name; clips of one length, each [B *
+    L, H, d].
+    """
     from comfy.ldm.modules.attention import attention_pytorch
 
     lengths = (max_seqlen_q, max_seqlen_k, max_seqlen_k)
-    by_head = (x.unflatten(0, (-1, n)).transpose(1, 2) for x, n in zip((q, k, v), lengths, strict=True))
+    by_head = (
+        x.unflatten(0, (-1, n)).transpose(1, 2) for x, n in zip((q, k, v), lengths, strict=True)
+    )
     read = attention_pytorch(*by_head, q.shape[1], skip_reshape=True, skip_output_reshape=True)
     return read.transpose(1, 2).flatten(0, 1)
 
@@ -96,8 +106,8 @@ def load(checkout: Path, dtype: torch.dtype) -> type[nn.Module]:
     """
     if not (checkout / "ovi/modules/fusion.py").is_file():
         raise SystemExit(
-            f"{checkout} holds no ovi/modules/fusion.py: give --reference the folder of a checkout of "
-            "https://github.com/character-ai/Ovi."
+            f"{checkout} holds no ovi/modules/fusion.py: give --reference the folder of a checkout "
+            "of https://github.com/character-ai/Ovi."
         )
     for name in PACKAGES:
         sys.modules[name] = ModuleType(name)
@@ -116,8 +126,12 @@ class AutocastOfACard(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in PRECISE:
-            args = [x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args]
-            kwargs = {k: x.float() if isinstance(x, Tensor) else x for k, x in (kwargs or {}).items()}
+            args = [
+                x.float() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args
+            ]
+            kwargs = {
+                k: x.float() if isinstance(x, Tensor) else x for k, x in (kwargs or {}).items()
+            }
         return func(*args, **(kwargs or {}))
 
 
@@ -126,19 +140,41 @@ def build(fusion_model: type[nn.Module], video, audio) -> nn.Module:
     common = {"qk_norm": True, "cross_attn_norm": True, "window_size": (-1, -1)}
 
     def sizes(config) -> dict:
-        names = ("dim", "ffn_dim", "freq_dim", "text_dim", "num_heads", "num_layers", "in_dim", "out_dim", "eps")
-        return {name: getattr(config, name) for name in names} | {"text_len": config.text_length} | common
+        names = (
+            "dim",
+            "ffn_dim",
+            "freq_dim",
+            "text_dim",
+            "num_heads",
+            "num_layers",
+            "in_dim",
+            "out_dim",
+            "eps",
+        )
+        return (
+            {name: getattr(config, name) for name in names}
+            | {"text_len": config.text_length}
+            | common
+        )
 
     with torch.device("meta"):
         model = fusion_model(
             {**sizes(video), "model_type": "ti2v", "patch_size": video.patch_size},
-            {**sizes(audio), "model_type": "t2a", "patch_size": (1,), "temporal_rope_scaling_factor": 0.19676},
+            {
+                **sizes(audio),
+                "model_type": "t2a",
+                "patch_size": (1,),
+                "temporal_rope_scaling_factor": 0.19676,
+            },
         )
     return model.eval().requires_grad_(False)
 
 
-def run(model: nn.Module, latents: list[Tensor], time: Tensor, text: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Run a forward as the reference's engine does; latents as ours: [B, 48, F, H, W] and [B, 20, L].
+def run(
+    model: nn.Module, latents: list[Tensor], time: Tensor, text: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run a forward as the reference's engine does; latents as ours: [B, 48, F, H, W] and [B, 20,
+    L].
 
     Returns velocities of every clip: pictures [48, F, H, W] and sounds [L, 20].
     """
@@ -147,6 +183,10 @@ def run(model: nn.Module, latents: list[Tensor], time: Tensor, text: Tensor) -> 
     clips = (list(video), list(audio.transpose(1, 2)), time, list(text), list(text))
     mixed = text.dtype != torch.float32
     precise = AutocastOfACard() if video.is_meta and mixed else contextlib.nullcontext()
-    with warnings.catch_warnings(), precise, torch.autocast("cuda", text.dtype, enabled=video.is_cuda and mixed):
+    with (
+        warnings.catch_warnings(),
+        precise,
+        torch.autocast("cuda", text.dtype, enabled=video.is_cuda and mixed),
+    ):
         warnings.filterwarnings("ignore", message=".*Disabling autocast")
         return model(*clips, tokens, audio.shape[2])

@@ -5,7 +5,13 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import OviAttention
 from .decode import OviDecode
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
-from .load import OviAudioVAELoader, OviLoraLoader, OviMiniature, OviModelLoader, OviTextEncoderLoader
+from .load import (
+    OviAudioVAELoader,
+    OviLoraLoader,
+    OviMiniature,
+    OviModelLoader,
+    OviTextEncoderLoader,
+)
 from .preview import OviPreview
 from .sampling import OviGuidance, OviSamplerUniPC, OviScheduler
 from .text import OviTextEncode

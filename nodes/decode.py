@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model.decode import TILINGS, decode
+from ..ovi_model.decode.clip import TILINGS, decode
 
 
 class OviDecode(io.ComfyNode):
@@ -14,26 +14,35 @@ class OviDecode(io.ComfyNode):
             node_id="OviDecode",
             display_name="Ovi Decode",
             category="Ovi",
-            description="Decodes an Ovi latent to frames (24 a second) and sound (16 kHz) of exactly the same length.",
+            description="Decodes an Ovi latent to frames (24 a second) and sound (16 kHz) of "
+            "exactly the same length.",
             inputs=[
                 io.Latent.Input(
-                    "samples", tooltip="Video and audio latent, as the sampler gives it (its first output)."
+                    "samples",
+                    tooltip="Video and audio latent, as the sampler gives it (its first output).",
                 ),
                 io.Vae.Input(
-                    "vae", tooltip="The Wan 2.2 video VAE, 48 channels: 'Load VAE' with wan2.2_vae.safetensors."
+                    "vae",
+                    tooltip="The Wan 2.2 video VAE, 48 channels: 'Load VAE' with "
+                    "wan2.2_vae.safetensors.",
                 ),
-                io.Vae.Input("audio_vae", tooltip="The audio VAE of 'Ovi Audio VAE Loader', 16 kHz."),
+                io.Vae.Input(
+                    "audio_vae", tooltip="The audio VAE of 'Ovi Audio VAE Loader', 16 kHz."
+                ),
                 io.Combo.Input(
                     "tiling",
                     options=list(TILINGS),
                     default="auto",
-                    tooltip="Decode the picture in overlapping tiles: as large as free memory allows, whole if it can "
-                    "be (auto); of at most 512 pixels (on); whole, smaller only if memory runs out (off).",
+                    tooltip="Decode the picture in overlapping tiles: as large as free memory "
+                    "allows, whole if it can be (auto); of at most 512 pixels (on); whole, smaller "
+                    "only if memory runs out (off).",
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    "images", display_name="images", tooltip="All frames; the clips of a batch follow one another."
+                    "images",
+                    display_name="images",
+                    tooltip="All frames; the clips of a batch follow one another.",
                 ),
                 io.Audio.Output(
                     "audio",

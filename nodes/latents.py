@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model import geometry, latents
-from ..ovi_model.choice import choose
 from ..ovi_model.config import VARIANTS
+from ..ovi_model.core_facts import choose
+from ..ovi_model.latent import geometry, latents
 
 AREAS = {name.split("_")[0]: variant.area for name, variant in VARIANTS.items()}
 
@@ -18,14 +18,18 @@ class OviImageSize(io.ComfyNode):
             node_id="OviImageSize",
             display_name="Ovi Image Size",
             category="Ovi",
-            description="Picks width and height for an image as Ovi does: the model's area, the image's proportions.",
+            description="Picks width and height for an image as Ovi does: the model's area, the "
+            "image's proportions.",
             inputs=[
-                io.Image.Input("image", tooltip="The image that starts the clip. Only its size is used."),
+                io.Image.Input(
+                    "image", tooltip="The image that starts the clip. Only its size is used."
+                ),
                 io.Combo.Input(
                     "model_area",
                     options=list(AREAS),
                     default="960x960",
-                    tooltip="Area in pixels the model was trained at: 720x720 for model 1.0, 960x960 for models 1.1.",
+                    tooltip="Area in pixels the model was trained at: 720x720 for model 1.0, "
+                    "960x960 for models 1.1.",
                 ),
             ],
             outputs=[
@@ -38,7 +42,9 @@ class OviImageSize(io.ComfyNode):
     def execute(cls, image, model_area: str) -> io.NodeOutput:
         """Return width and height in pixels."""
         height, width = image.shape[1:3]
-        return io.NodeOutput(*geometry.size_for_area(width, height, choose("model_area", model_area, AREAS)))
+        return io.NodeOutput(
+            *geometry.size_for_area(width, height, choose("model_area", model_area, AREAS))
+        )
 
 
 class OviLatent(io.ComfyNode):
@@ -54,8 +60,8 @@ class OviLatent(io.ComfyNode):
             node_id="OviLatent",
             display_name="Ovi Latent",
             category="Ovi",
-            description="An empty latent of picture and sound of one length. With an image and the Wan 2.2 VAE, the "
-            "clip starts from that image.",
+            description="An empty latent of picture and sound of one length. With an image and the "
+            "Wan 2.2 VAE, the clip starts from that image.",
             inputs=[
                 side("width", "Width"),
                 side("height", "Height"),
@@ -65,7 +71,8 @@ class OviLatent(io.ComfyNode):
                     min=1,
                     max=8193,
                     step=4,
-                    tooltip="Length in frames at 24 frames a second, 4n + 1: 121 is 5 s, 241 is 10 s (the 10 s model).",
+                    tooltip="Length in frames at 24 frames a second, 4n + 1: 121 is 5 s, 241 is 10 "
+                    "s (the 10 s model).",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -75,27 +82,40 @@ class OviLatent(io.ComfyNode):
                     tooltip="Number of clips made at once; memory grows with it.",
                 ),
                 io.Vae.Input(
-                    "vae", optional=True, tooltip="Wan 2.2 video VAE (48 channels). Needed only with a start image."
+                    "vae",
+                    optional=True,
+                    tooltip="Wan 2.2 video VAE (48 channels). Needed only with a start image.",
                 ),
                 io.Image.Input(
                     "start_image",
                     optional=True,
-                    tooltip="First frame of the clip, scaled to width x height and cut at the centre. One image for "
-                    "all clips, or one for each.",
+                    tooltip="First frame of the clip, scaled to width x height and cut at the "
+                    "centre. One image for all clips, or one for each.",
                 ),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Picture and sound, for any sampler.")],
+            outputs=[
+                io.Latent.Output(
+                    "latent", display_name="latent", tooltip="Picture and sound, for any sampler."
+                )
+            ],
         )
 
     @classmethod
-    def execute(cls, width, height, length, batch_size, vae=None, start_image=None) -> io.NodeOutput:
+    def execute(
+        cls, width, height, length, batch_size, vae=None, start_image=None
+    ) -> io.NodeOutput:
         """Return a nested latent, with a nested mask if there is an image."""
         geometry.check_size(width, height, length)
         if start_image is None:
             return io.NodeOutput(latents.empty(width, height, length, batch_size))
         if vae is None:
-            raise ValueError("start_image is connected but vae is not: connect the Wan 2.2 video VAE from 'Load VAE'.")
-        return io.NodeOutput(latents.from_image(vae, start_image, width, height, length, batch_size))
+            raise ValueError(
+                "start_image is connected but vae is not: connect the Wan 2.2 video VAE from 'Load "
+                "VAE'."
+            )
+        return io.NodeOutput(
+            latents.from_image(vae, start_image, width, height, length, batch_size)
+        )
 
 
 class OviSeparateLatent(io.ComfyNode):
@@ -107,8 +127,13 @@ class OviSeparateLatent(io.ComfyNode):
             node_id="OviSeparateLatent",
             display_name="Ovi Separate Latent",
             category="Ovi",
-            description="Takes picture and sound apart, for nodes that work on one of them. Masks go along.",
-            inputs=[io.Latent.Input("latent", tooltip="Latent of picture and sound, from 'Ovi Latent' or a sampler.")],
+            description="Takes picture and sound apart, for nodes that work on one of them. Masks "
+            "go along.",
+            inputs=[
+                io.Latent.Input(
+                    "latent", tooltip="Latent of picture and sound, from 'Ovi Latent' or a sampler."
+                )
+            ],
             outputs=[
                 io.Latent.Output(
                     "video_latent",
@@ -116,7 +141,9 @@ class OviSeparateLatent(io.ComfyNode):
                     tooltip="Of the picture: for 'VAE Decode' and the like.",
                 ),
                 io.Latent.Output(
-                    "audio_latent", display_name="audio_latent", tooltip="Of the sound: for 'VAE Decode Audio'."
+                    "audio_latent",
+                    display_name="audio_latent",
+                    tooltip="Of the sound: for 'VAE Decode Audio'.",
                 ),
             ],
         )
@@ -136,15 +163,20 @@ class OviConcatLatent(io.ComfyNode):
             node_id="OviConcatLatent",
             display_name="Ovi Concat Latent",
             category="Ovi",
-            description="Puts a video latent and an audio latent of one length together. Masks go along; a stream "
-            "without one is sampled as a whole.",
+            description="Puts a video latent and an audio latent of one length together. Masks go "
+            "along; a stream without one is sampled as a whole.",
             inputs=[
                 io.Latent.Input("video_latent", tooltip="Wan 2.2 video latent, 48 channels."),
                 io.Latent.Input(
-                    "audio_latent", tooltip="Audio latent of the same length, 20 channels, 31.4 steps a second."
+                    "audio_latent",
+                    tooltip="Audio latent of the same length, 20 channels, 31.4 steps a second.",
                 ),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="For samplers and 'Ovi Decode'.")],
+            outputs=[
+                io.Latent.Output(
+                    "latent", display_name="latent", tooltip="For samplers and 'Ovi Decode'."
+                )
+            ],
         )
 
     @classmethod

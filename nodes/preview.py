@@ -5,9 +5,9 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ..ovi_model.contact_sheet import Sound, Spans, draw_sheet, fit, shown
-from ..ovi_model.mux import Clip, split_clips
-from ..ovi_model.speech import find_speech
+from ..ovi_model.preview.contact_sheet import Sound, Spans, draw_sheet, fit, shown
+from ..ovi_model.preview.speech import find_speech
+from ..ovi_model.save.mux import Clip, split_clips
 
 TOLD = 8  # times of speech in the title
 
@@ -21,20 +21,34 @@ class OviPreview(io.ComfyNode):
             node_id="OviPreview",
             display_name="Ovi Preview",
             category="Ovi",
-            description="Shows a clip as one picture: eight frames over the waveform on one time axis, speech marked. "
-            "It is for looking, nothing is saved.",
+            description="Shows a clip as one picture: eight frames over the waveform on one time "
+            "axis, speech marked. It is for looking, nothing is saved.",
             inputs=[
-                io.Image.Input("images", tooltip="The frames, in order; the clips of a batch one after the other."),
-                io.Float.Input("fps", default=24.0, min=0.01, max=1000.0, step=0.001, tooltip="Frames a second."),
+                io.Image.Input(
+                    "images",
+                    tooltip="The frames, in order; the clips of a batch one after the other.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=24.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.001,
+                    tooltip="Frames a second.",
+                ),
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="The sound, mono or stereo, any sample rate. A batch of sounds makes one picture each. "
-                    "What sounds like a voice is marked; an instrument may pass for one.",
+                    tooltip="The sound, mono or stereo, any sample rate. A batch of sounds makes "
+                    "one picture each. What sounds like a voice is marked; an instrument may pass "
+                    "for one.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="sheet", tooltip="The picture, 2040 pixels wide; one for each clip.")
+                io.Image.Output(
+                    display_name="sheet",
+                    tooltip="The picture, 2040 pixels wide; one for each clip.",
+                )
             ],
             is_output_node=True,
         )
@@ -57,7 +71,12 @@ def _sheet(clip: Clip) -> Tensor:
         sound = Sound(waveform.mean(0).numpy(), clip.sample_rate, len(waveform), speech)
         title = _tell(speech)
     sheet = draw_sheet(title, (width, height), frames, float(clip.frame_rate), pictures, sound)
-    return torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(sheet.height, sheet.width, 3) / 255
+    return (
+        torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(
+            sheet.height, sheet.width, 3
+        )
+        / 255
+    )
 
 
 def _tell(speech: Spans) -> str:
@@ -69,6 +88,8 @@ def _tell(speech: Spans) -> str:
 
 
 def _picture(frame: Tensor) -> Image.Image:
-    """A frame [H, W, 1, 3 or 4], 0 to 1, at the size of the sheet; an alpha is dropped, as when it is saved."""
+    """A frame [H, W, 1, 3 or 4], 0 to 1, at the size of the sheet; an alpha is dropped, as when it
+    is saved.
+    """
     colours = frame[..., :3].float().nan_to_num().clamp(0, 1).expand(*frame.shape[:2], 3)
     return fit(Image.fromarray((colours * 255).round().byte().cpu().numpy()))

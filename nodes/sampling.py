@@ -3,7 +3,7 @@
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..ovi_model import guidance, solver
+from ..ovi_model.sample import guidance, solver
 
 
 class OviGuidance(io.ComfyNode):
@@ -13,14 +13,17 @@ class OviGuidance(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         def point(name: str, default: float, what: str, optional: bool = False) -> io.Float.Input:
             how = f"Point of the schedule, 0 to 1, {what}."
-            return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, optional=optional, tooltip=how)
+            return io.Float.Input(
+                name, default=default, min=0.0, max=1.0, step=0.001, optional=optional, tooltip=how
+            )
 
         return io.Schema(
             node_id="OviGuidance",
             display_name="Ovi Guidance",
             category="Ovi",
-            description="Guides sound and picture separately: the sampler's cfg is for the picture (the reference uses "
-            "4.0), audio_cfg for the sound. Works with every sampler. Place it after LoRA loaders.",
+            description="Guides sound and picture separately: the sampler's cfg is for the picture "
+            "(the reference uses 4.0), audio_cfg for the sound. Works with every sampler. Place it "
+            "after LoRA loaders.",
             inputs=[
                 io.Model.Input("model", tooltip="An Ovi model."),
                 io.Float.Input(
@@ -30,27 +33,39 @@ class OviGuidance(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance scale of the sound: higher follows the prompt more closely. The reference uses "
-                    "3.0; 1.0 is off.",
+                    tooltip="Guidance scale of the sound: higher follows the prompt more closely. "
+                    "The reference uses 3.0; 1.0 is off.",
                 ),
                 io.Int.Input(
                     "skip_layer",
                     default=11,
                     min=-1,
                     max=1000,
-                    tooltip="Block left out when the negative prompt is predicted (skip-layer guidance), 1 to 29 for "
-                    "the released models; the result is led away from that worse prediction. The reference uses 11. "
-                    "-1 or 0: off.",
+                    tooltip="Block left out when the negative prompt is predicted (skip-layer "
+                    "guidance), 1 to 29 for the released models; the result is led away from that "
+                    "worse prediction. The reference uses 11. -1 or 0: off.",
                 ),
                 point("start_percent", 0.0, "from which the layer is skipped"),
                 point("end_percent", 1.0, "to which the layer is skipped"),
                 # Optional, since API-format workflows from before lack them.
                 point(
-                    "cfg_start_percent", 0.0, "from which there is guidance; a step before it costs half", optional=True
+                    "cfg_start_percent",
+                    0.0,
+                    "from which there is guidance; a step before it costs half",
+                    optional=True,
                 ),
-                point("cfg_end_percent", 1.0, "to which there is guidance; a step after it costs half", optional=True),
+                point(
+                    "cfg_end_percent",
+                    1.0,
+                    "to which there is guidance; a step after it costs half",
+                    optional=True,
+                ),
             ],
-            outputs=[io.Model.Output("guided_model", display_name="model", tooltip="For any sampler or guider.")],
+            outputs=[
+                io.Model.Output(
+                    "guided_model", display_name="model", tooltip="For any sampler or guider."
+                )
+            ],
         )
 
     @classmethod
@@ -66,7 +81,9 @@ class OviGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return a patched copy of the model."""
         cfg_range = (cfg_start_percent, cfg_end_percent)
-        return io.NodeOutput(guidance.guide(model, audio_cfg, skip_layer, start_percent, end_percent, cfg_range))
+        return io.NodeOutput(
+            guidance.guide(model, audio_cfg, skip_layer, start_percent, end_percent, cfg_range)
+        )
 
 
 class OviScheduler(io.ComfyNode):
@@ -85,8 +102,8 @@ class OviScheduler(io.ComfyNode):
                     default=50,
                     min=1,
                     max=10000,
-                    tooltip="Number of steps; time grows with it. More is more exact: the reference uses 50, few-step "
-                    "LoRAs 6 to 10.",
+                    tooltip="Number of steps; time grows with it. More is more exact: the "
+                    "reference uses 50, few-step LoRAs 6 to 10.",
                 ),
                 io.Float.Input(
                     "shift",
@@ -94,8 +111,9 @@ class OviScheduler(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.01,
-                    tooltip="How much of the schedule is spent at high noise, where layout and timing are decided; "
-                    "lower leaves more for detail. The reference uses 5.0; 1.0 is even.",
+                    tooltip="How much of the schedule is spent at high noise, where layout and "
+                    "timing are decided; lower leaves more for detail. The reference uses 5.0; 1.0 "
+                    "is even.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -103,12 +121,16 @@ class OviScheduler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the schedule that is run, from its end. Below 1.0 the given latent "
-                    "is changed only so far.",
+                    tooltip="Share of the schedule that is run, from its end. Below 1.0 the given "
+                    "latent is changed only so far.",
                 ),
             ],
             outputs=[
-                io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="For 'SamplerCustomAdvanced' and its like.")
+                io.Sigmas.Output(
+                    "sigmas",
+                    display_name="sigmas",
+                    tooltip="For 'SamplerCustomAdvanced' and its like.",
+                )
             ],
         )
 
@@ -127,11 +149,14 @@ class OviSamplerUniPC(io.ComfyNode):
             node_id="OviSamplerUniPC",
             display_name="Ovi Sampler UniPC",
             category="Ovi",
-            description="Flow UniPC of order 2 with a corrector, one model call a step: the reference's solver.",
+            description="Flow UniPC of order 2 with a corrector, one model call a step: the "
+            "reference's solver.",
             inputs=[],
             outputs=[
                 io.Sampler.Output(
-                    "sampler", display_name="sampler", tooltip="For 'SamplerCustomAdvanced' and its like."
+                    "sampler",
+                    display_name="sampler",
+                    tooltip="For 'SamplerCustomAdvanced' and its like.",
                 )
             ],
         )

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model.choice import choose
-from ..ovi_model.prompt import SOUND_FORMS, check_prompt, encode_prompts
+from ..ovi_model.core_facts import choose
+from ..ovi_model.text.prompt import SOUND_FORMS, check_prompt, encode_prompts
 
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
 AUDIO_NEGATIVE = "robotic, muffled, echo, distorted"
@@ -19,14 +19,19 @@ class OviTextEncode(io.ComfyNode):
             display_name="Ovi Text Encode",
             category="Ovi",
             description="Encodes one prompt for picture and sound, and a negative prompt for each. "
-            "Speech goes into <S>...<E>, the sound comes last. Text is read as written: parentheses are no weights.",
+            "Speech goes into <S>...<E>, the sound comes last. Text is read as written: "
+            "parentheses are no weights.",
             inputs=[
-                io.Clip.Input("clip", tooltip="umT5, from 'Ovi Text Encoder Loader' or 'Load CLIP' with type 'wan'."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="umT5, from 'Ovi Text Encoder Loader' or 'Load CLIP' with type 'wan'.",
+                ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    tooltip="What is seen, with speech as <S>Hello!<E>, then what is heard, as 'Audio: ...' or "
-                    "<AUDCAP>...<ENDAUDCAP>. The model reads the first 512 tokens, about 350 words.",
+                    tooltip="What is seen, with speech as <S>Hello!<E>, then what is heard, as "
+                    "'Audio: ...' or <AUDCAP>...<ENDAUDCAP>. The model reads the first 512 tokens, "
+                    "about 350 words.",
                 ),
                 io.String.Input(
                     "video_negative",
@@ -42,21 +47,27 @@ class OviTextEncode(io.ComfyNode):
                     "sound_tag",
                     options=list(SOUND_FORMS),
                     default="Audio:",
-                    tooltip="How the checkpoint was taught to read sound. 'Audio:' for the 960x960 models (1.1), "
-                    "'<AUDCAP>' for the 720x720 model (1.0): the prompt may be in either form, it is rewritten. "
-                    "'as written' leaves it alone.",
+                    tooltip="How the checkpoint was taught to read sound. 'Audio:' for the 960x960 "
+                    "models (1.1), '<AUDCAP>' for the 720x720 model (1.0): the prompt may be in "
+                    "either form, it is rewritten. 'as written' leaves it alone.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive", display_name="positive", tooltip="What the clip should be."),
                 io.Conditioning.Output(
-                    "negative", display_name="negative", tooltip="What picture and sound should not be."
+                    "positive", display_name="positive", tooltip="What the clip should be."
+                ),
+                io.Conditioning.Output(
+                    "negative",
+                    display_name="negative",
+                    tooltip="What picture and sound should not be.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, clip, prompt: str, video_negative: str, audio_negative: str, sound_tag: str) -> io.NodeOutput:
+    def execute(
+        cls, clip, prompt: str, video_negative: str, audio_negative: str, sound_tag: str
+    ) -> io.NodeOutput:
         """Return positive and negative conditioning."""
         check_prompt(prompt)
         prompt = choose("sound_tag", sound_tag, SOUND_FORMS)(prompt)

@@ -9,9 +9,9 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
-from ..ovi_model.choice import choose
-from ..ovi_model.file_name import check_prefix
-from ..ovi_model.mux import CONTAINERS, Clip, Container, split_clips, write_clip
+from ..ovi_model.core_facts import choose
+from ..ovi_model.save.file_name import check_prefix
+from ..ovi_model.save.mux import CONTAINERS, Clip, Container, split_clips, write_clip
 
 PREVIEW, PREVIEW_QUALITY = CONTAINERS["webm"], 50  # takes every picture size, and browsers play it
 
@@ -23,45 +23,56 @@ class OviSaveVideo(io.ComfyNode):
             node_id="OviSaveVideo",
             display_name="Ovi Save Video",
             category="Ovi",
-            description="Saves frames and their sound as one video file, in sync, with the workflow inside.",
+            description="Saves frames and their sound as one video file, in sync, with the "
+            "workflow inside.",
             inputs=[
-                io.Image.Input("images", tooltip="The frames, in order; the clips of a batch one after the other."),
+                io.Image.Input(
+                    "images",
+                    tooltip="The frames, in order; the clips of a batch one after the other.",
+                ),
                 io.Float.Input(
                     "fps",
                     default=24.0,
                     min=0.01,
                     max=1000.0,
                     step=0.001,
-                    tooltip="Frames a second. Ovi makes 24; 23.976, 29.97 and 59.94 are taken as 24000/1001 and so on.",
+                    tooltip="Frames a second. Ovi makes 24; 23.976, 29.97 and 59.94 are taken as "
+                    "24000/1001 and so on.",
                 ),
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="The sound, mono or stereo, any sample rate; cut or filled with silence to the length of "
-                    "the frames. A batch of sounds saves one file each. Without it the video is silent.",
+                    tooltip="The sound, mono or stereo, any sample rate; cut or filled with "
+                    "silence to the length of the frames. A batch of sounds saves one file each. "
+                    "Without it the video is silent.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="video/Ovi",
-                    tooltip="Folder and name inside ComfyUI's output folder; a free number is added. "
-                    "%date:yyyy-MM-dd%, %width% and the like are filled in.",
+                    tooltip="Folder and name inside ComfyUI's output folder; a free number is "
+                    "added. %date:yyyy-MM-dd%, %width% and the like are filled in.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(CONTAINERS),
-                    tooltip="mp4: H.264 and AAC, plays everywhere, even sizes only. webm: VP9 and Opus. "
-                    "mov: 10-bit ProRes and 24-bit PCM for video editors, large files.",
+                    tooltip="mp4: H.264 and AAC, plays everywhere, even sizes only. webm: VP9 and "
+                    "Opus. mov: 10-bit ProRes and 24-bit PCM for video editors, large files.",
                 ),
                 io.Int.Input(
                     "quality",
                     default=80,
                     min=0,
                     max=100,
-                    tooltip="Of the pictures, 0 (smallest file) to 100 (best). mp4: crf 50 to 10 (80 is 18). webm: crf "
-                    "60 to 15 (80 is 24). mov: Proxy from 0, LT from 25, Standard from 50, HQ from 75.",
+                    tooltip="Of the pictures, 0 (smallest file) to 100 (best). mp4: crf 50 to 10 "
+                    "(80 is 18). webm: crf 60 to 15 (80 is 24). mov: Proxy from 0, LT from 25, "
+                    "Standard from 50, HQ from 75.",
                 ),
             ],
-            outputs=[io.Video.Output(display_name="video", tooltip="The saved video; of a batch, the first.")],
+            outputs=[
+                io.Video.Output(
+                    display_name="video", tooltip="The saved video; of a batch, the first."
+                )
+            ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -82,18 +93,24 @@ class OviSaveVideo(io.ComfyNode):
             path, result = _next_file(filename_prefix, clip, container.suffix, io.FolderType.output)
             write_clip(path, clip, container, quality, _metadata(cls.hidden), on_frame)
             if not container.is_streamable:
-                preview, result = _next_file(filename_prefix, clip, PREVIEW.suffix, io.FolderType.temp)
+                preview, result = _next_file(
+                    filename_prefix, clip, PREVIEW.suffix, io.FolderType.temp
+                )
                 write_clip(preview, clip, PREVIEW, PREVIEW_QUALITY, {}, on_frame)
             paths.append(path)
             shown.append(result)
         return io.NodeOutput(_as_video(paths[0], clips[0], container), ui=ui.PreviewVideo(shown))
 
 
-def _next_file(prefix: str, clip: Clip, suffix: str, kind: io.FolderType) -> tuple[Path, ui.SavedResult]:
+def _next_file(
+    prefix: str, clip: Clip, suffix: str, kind: io.FolderType
+) -> tuple[Path, ui.SavedResult]:
     """The next free numbered name, as stock save nodes count, and how the page is told of it."""
     root = folder_paths.get_directory_by_type(kind.value)
     height, width = clip.frames.shape[1:3]
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, root, width, height
+    )
     file = f"{name}_{counter:05}_{suffix}"
     return Path(folder, file), ui.SavedResult(file, subfolder, kind)
 
@@ -106,9 +123,17 @@ def _metadata(hidden) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in tags.items() if value is not None}
 
 
-def _as_video(path: Path, clip: Clip, container: Container) -> InputImpl.VideoFromFile | InputImpl.VideoFromComponents:
-    """The saved file, or its frames and sound where stock nodes of ComfyUI 0.3.75 misread the file's PCM."""
+def _as_video(
+    path: Path, clip: Clip, container: Container
+) -> InputImpl.VideoFromFile | InputImpl.VideoFromComponents:
+    """The saved file, or its frames and sound where stock nodes of ComfyUI 0.3.75 misread the
+    file's PCM.
+    """
     if container.is_streamable:
         return InputImpl.VideoFromFile(str(path))
-    audio = None if clip.waveform is None else {"waveform": clip.waveform[None], "sample_rate": clip.sample_rate}
+    audio = (
+        None
+        if clip.waveform is None
+        else {"waveform": clip.waveform[None], "sample_rate": clip.sample_rate}
+    )
     return InputImpl.VideoFromComponents(Types.VideoComponents(clip.frames, clip.frame_rate, audio))

@@ -66,7 +66,9 @@ class AudioTowerConfig(TowerConfig):
 
 @dataclass(frozen=True)
 class Variant:
-    """A published checkpoint: the area it was trained at in pixels, its longest clip in frames, how it marks sound."""
+    """A published checkpoint: the area it was trained at in pixels, its longest clip in frames, how
+    it marks sound.
+    """
 
     file: str
     area: int

@@ -8,7 +8,9 @@ from typing import Any
 
 
 class _Prefixed(logging.LoggerAdapter):
-    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+    def process(
+        self, msg: str, kwargs: MutableMapping[str, Any]
+    ) -> tuple[str, MutableMapping[str, Any]]:
         return f"Ovi: {msg}", kwargs
 
 

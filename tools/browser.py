@@ -1,4 +1,6 @@
-"""Finds the Chromium that drives ComfyUI's page; run by itself, it installs one where there is none."""
+"""Finds the Chromium that drives ComfyUI's page; run by itself, it installs one where there is
+none.
+"""
 
 import importlib.util
 import os
@@ -12,7 +14,10 @@ from runtime import runtime_folder
 os.environ.setdefault("PLAYWRIGHT_BROWSERS_PATH", str(runtime_folder() / "browsers"))
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DOWNLOAD = ("-m", "playwright", "install", "--no-shell", "chromium")
-APT = (("apt-get", "update", "-q"), ("apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium"))
+APT = (
+    ("apt-get", "update", "-q"),
+    ("apt-get", "install", "-q", "-y", "--no-install-recommends", "chromium"),
+)
 
 
 class NoBrowserError(Exception):
@@ -20,11 +25,15 @@ class NoBrowserError(Exception):
 
 
 def find_chromium() -> str:
-    """Return the Chromium to drive: CHROMIUM, else an installed one, else Playwright's; raises NoBrowserError."""
+    """Return the Chromium to drive: CHROMIUM, else an installed one, else Playwright's; raises
+    NoBrowserError.
+    """
     if not importlib.util.find_spec("playwright"):
         raise NoBrowserError("this Python has no playwright, which drives the browser")
     chosen = os.environ.get("CHROMIUM")
-    chromium = shutil.which(chosen) if chosen else _find_installed() or shutil.which(_place_of_download())
+    chromium = (
+        shutil.which(chosen) if chosen else _find_installed() or shutil.which(_place_of_download())
+    )
     if not chromium:
         found = f"CHROMIUM={chosen} is no program" if chosen else "no Chromium found"
         raise NoBrowserError(f"{found}: install Chromium or set CHROMIUM to its path")
@@ -46,7 +55,9 @@ def _place_of_download() -> str:
 
 
 def install() -> None:
-    """Get a Chromium where none is installed, chosen or downloaded yet: Playwright's, else Debian's package."""
+    """Get a Chromium where none is installed, chosen or downloaded yet: Playwright's, else Debian's
+    package.
+    """
     if os.environ.get("CHROMIUM") or not importlib.util.find_spec("playwright"):
         return
     if _find_installed() or os.path.exists(_place_of_download()):

@@ -2,7 +2,8 @@
 
 Usage: python tools/build_archive.py [FOLDER]
 
-Writes FOLDER/ovi-VERSION.zip (default: dist) and prints its path. The same commit gives the same bytes.
+Writes FOLDER/ovi-VERSION.zip (default: dist) and prints its path. The same commit gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def shipped_files() -> list[str]:
 
 
 def _list_files(*options: str) -> list[str]:
-    listed = subprocess.run(["git", "ls-files", "-z", *options], cwd=REPOSITORY, capture_output=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *options], cwd=REPOSITORY, capture_output=True, check=True
+    )
     return [name for name in listed.stdout.decode().split("\0") if name]
 
 
@@ -53,7 +56,13 @@ def build(folder: Path) -> Path:
 def main() -> int:
     """Build it where the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=REPOSITORY / "dist", help="where to write the archive")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=REPOSITORY / "dist",
+        help="where to write the archive",
+    )
     print(build(parser.parse_args().folder))
     return 0
 

@@ -17,8 +17,14 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# What the page says when it is kept from asking servers other than its own, or when it is newer than its server.
-BLOCKED_REQUESTS = ("Failed to load resource", "Content Security Policy", "Network Error", "Error fetching file size")
+# What the page says when it is kept from asking servers other than its own, or when it is newer
+# than its server.
+BLOCKED_REQUESTS = (
+    "Failed to load resource",
+    "Content Security Policy",
+    "Network Error",
+    "Error fetching file size",
+)
 NEWER_PAGE = ("Jobs API", "Failed to fetch queue", "core workflow templates")
 VIEWPORT = {"width": 1920, "height": 1080}
 PATIENCE_MS = 60_000
@@ -29,9 +35,7 @@ IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes && docume
     && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 50"""
 LOAD = "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name) }"
 API_FORM = "async () => (await app.graphToPrompt()).output"
-MISSING_NODES = (
-    "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
-)
+MISSING_NODES = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
 EMPTY_WIDGETS = """() => app.graph.nodes.flatMap(node => (node.widgets ?? [])
     .filter(widget => widget.value == null && widget.type !== 'button' && widget.options?.serialize !== false
         && widget.serialize !== false)
@@ -77,7 +81,9 @@ IS_FOUND = """name => [...document.querySelectorAll('[role=option]')].map(option
     .find(text => text)?.startsWith(name)"""
 SEARCH_IS_OPEN = "document.activeElement?.getAttribute('role') === 'combobox'"
 # Newer pages hang a new node on the mouse until it is put down.
-IS_PLACED = "before => app.graph.nodes.length > before && app.graph.nodes.every(node => !node.flags.ghost)"
+IS_PLACED = (
+    "before => app.graph.nodes.length > before && app.graph.nodes.every(node => !node.flags.ghost)"
+)
 DROP = """async ([url, name]) => {
     const blob = await (await fetch(url)).blob(), files = new DataTransfer()
     files.items.add(new File([blob], name, { type: blob.type }))
@@ -125,7 +131,9 @@ class ComfyPage:
         """Return what the Run button would send for the workflow on the canvas."""
         form = self.page.evaluate(API_FORM)
         for node in form.values():
-            node["inputs"].pop("audioUI", None)  # the player in Load Audio, which older pages send too
+            node["inputs"].pop(
+                "audioUI", None
+            )  # the player in Load Audio, which older pages send too
         return form
 
     def missing_nodes(self) -> list[str]:
@@ -142,7 +150,9 @@ class ComfyPage:
         self.problems.clear()
         self.page.evaluate("app.graph.clear()")
         self.zoom(1)
-        self.page.wait_for_timeout(DOUBLE_CLICK_MS)  # the next click is not the second of a double-click
+        self.page.wait_for_timeout(
+            DOUBLE_CLICK_MS
+        )  # the next click is not the second of a double-click
 
     def add_by_search(self, name: str, x: float, y: float) -> None:
         """Add a node as people do: double-click on the canvas, type its name, press Enter."""
@@ -156,14 +166,18 @@ class ComfyPage:
 
     def draw_nodes_with_vue(self, on: bool) -> None:
         """Switch what the page calls Nodes 2.0 on or off."""
-        self.page.evaluate("on => app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)", on)
+        self.page.evaluate(
+            "on => app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)", on
+        )
 
     def types(self) -> list[str]:
         """Return the types of the nodes on the canvas."""
         return self.page.evaluate("app.graph.nodes.map(node => node.type)")
 
     def wire(self, source: str, output: str, target: str, input_name: str) -> None:
-        """Drag from an output to an input, of the first nodes of two types, until just that link is there."""
+        """Drag from an output to an input, of the first nodes of two types, until just that link is
+        there.
+        """
         start = self.page.evaluate(SLOT, [source, False, output])
         end = self.page.evaluate(SLOT, [target, True, input_name])
         self._until(IS_WIRED, lambda: self._drag(start, end), [source, output, target, input_name])
@@ -197,7 +211,9 @@ class ComfyPage:
         self.page.get_by_test_id("queue-button").first.click()
 
     def play_video(self) -> dict[str, float]:
-        """Wait for a video on the canvas, play a part of it, and return its seconds and the bytes that were decoded."""
+        """Wait for a video on the canvas, play a part of it, and return its seconds and the bytes
+        that were decoded.
+        """
         self.page.wait_for_function("document.querySelector('video')?.readyState >= 1")
         return self.page.evaluate(PLAY, PATIENCE_MS)
 
@@ -210,20 +226,26 @@ class ComfyPage:
         self.page.screenshot(path=str(path))
 
     def _until(self, condition: str, gesture: Callable[[], None], arg: object = None) -> None:
-        """Make a gesture, again and again if need be: a busy page can miss one, as it does a person's."""
+        """Make a gesture, again and again if need be: a busy page can miss one, as it does a
+        person's.
+        """
         for _ in range(ATTEMPTS):
             gesture()
             with suppress(PlaywrightTimeout):
                 self.page.wait_for_function(condition, arg=arg, timeout=PATIENCE_MS / ATTEMPTS)
                 return
-        raise AssertionError(f"after {ATTEMPTS} attempts the page does not have {condition} with {arg}")
+        raise AssertionError(
+            f"after {ATTEMPTS} attempts the page does not have {condition} with {arg}"
+        )
 
     def _type_anew(self, text: str) -> None:
         self.page.keyboard.press("Control+A")
         self.page.keyboard.type(text)
 
     def _keep_error(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and not any(noise in message.text for noise in BLOCKED_REQUESTS + NEWER_PAGE):
+        if message.type == "error" and not any(
+            noise in message.text for noise in BLOCKED_REQUESTS + NEWER_PAGE
+        ):
             self.problems.append(message.text)
 
 

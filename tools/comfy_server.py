@@ -1,4 +1,6 @@
-"""Starts ComfyUI's real server on a free port with this repository as its extension, and always stops it."""
+"""Starts ComfyUI's real server on a free port with this repository as its extension, and always
+stops it.
+"""
 
 import json
 import shutil
@@ -29,7 +31,9 @@ class ServerError(Exception):
 
 
 def make_base_directory(base: Path) -> None:
-    """Make the folders ComfyUI wants under its --base-directory, and settings for a page without tours."""
+    """Make the folders ComfyUI wants under its --base-directory, and settings for a page without
+    tours.
+    """
     for folder in FOLDERS:
         (base / folder).mkdir(parents=True, exist_ok=True)
     settings = base / "user" / "default" / "comfy.settings.json"
@@ -38,7 +42,9 @@ def make_base_directory(base: Path) -> None:
 
 
 def link_extension(repository: Path, custom_nodes: Path) -> Path:
-    """Make the repository visible to ComfyUI as custom_nodes/comfyui-ovi: a link, or a copy where links fail."""
+    """Make the repository visible to ComfyUI as custom_nodes/comfyui-ovi: a link, or a copy where
+    links fail.
+    """
     target = custom_nodes / EXTENSION
     if target.is_symlink():
         target.unlink()
@@ -66,7 +72,9 @@ class Server:
             return json.load(response)
 
     def post(self, path: str, body: dict) -> dict:
-        """Return the JSON answer to a POST request; raises ServerError with the server's words when it refuses."""
+        """Return the JSON answer to a POST request; raises ServerError with the server's words when
+        it refuses.
+        """
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -87,7 +95,8 @@ class Server:
         return record["outputs"]
 
     def record(self, prompt_id: str, seconds: float = 30) -> dict:
-        """Wait for what the server keeps of a workflow that has ended; it tells of the end before it keeps it.
+        """Wait for what the server keeps of a workflow that has ended; it tells of the end before
+        it keeps it.
 
         Raises ServerError if that takes longer or the server stops.
         """
@@ -109,7 +118,9 @@ def validation_text(answer: dict) -> str:
     lines = [f"{error.get('message', '')} {error.get('details', '')}".strip()]
     for node_id, node in (answer.get("node_errors") or {}).items():
         for fault in node["errors"]:
-            lines.append(f"{node['class_type']} (node {node_id}): {fault['message']}: {fault['details']}")
+            lines.append(
+                f"{node['class_type']} (node {node_id}): {fault['message']}: {fault['details']}"
+            )
     return "\n".join(line for line in lines if line)
 
 
@@ -133,15 +144,27 @@ def running_server(
 ) -> Iterator[Server]:
     """Yield a server that answers; whatever happens inside, it is stopped afterwards.
 
-    base: its models, inputs, outputs and log lie there. extension: the folder that is seen as this extension. flags:
-    more of ComfyUI's own. Raises ServerError when it is not
+    base: its models, inputs, outputs and log lie there. extension: the folder that is seen as this
+    extension. flags: more of ComfyUI's own. Raises ServerError when it is not
     up within the given seconds or when ComfyUI could not import this extension.
     """
     make_base_directory(base)
     link_extension(extension, base / "custom_nodes")
     port = _free_port()
-    command = [sys.executable, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
-    command += ["--base-directory", str(base), "--database-url", f"sqlite:///{(base / 'user/comfyui.db').as_posix()}"]
+    command = [
+        sys.executable,
+        str(comfyui / "main.py"),
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    command += [
+        "--base-directory",
+        str(base),
+        "--database-url",
+        f"sqlite:///{(base / 'user/comfyui.db').as_posix()}",
+    ]
     command += [
         "--disable-auto-launch",
         "--disable-api-nodes",
@@ -151,7 +174,9 @@ def running_server(
     ]
     log = base / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             server = Server(f"http://127.0.0.1:{port}", process, log)
             _wait_until_up(server, seconds)
@@ -170,9 +195,13 @@ def _wait_until_up(server: Server, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not _answers(server):
         if server.process.poll() is not None:
-            raise ServerError(f"ComfyUI stopped with status {server.process.returncode}:\n{server.log_tail()}")
+            raise ServerError(
+                f"ComfyUI stopped with status {server.process.returncode}:\n{server.log_tail()}"
+            )
         if time.monotonic() > end:
-            raise ServerError(f"ComfyUI did not answer within {seconds:.0f} s:\n{server.log_tail()}")
+            raise ServerError(
+                f"ComfyUI did not answer within {seconds:.0f} s:\n{server.log_tail()}"
+            )
         time.sleep(0.2)
     log = server.log.read_text(errors="replace")
     if any("IMPORT FAILED" in line and EXTENSION in line for line in log.splitlines()):

@@ -1,4 +1,6 @@
-"""Draws the contact sheet of a video file: frames evenly over its time, the waveform of its sound beneath."""
+"""Draws the contact sheet of a video file: frames evenly over its time, the waveform of its sound
+beneath.
+"""
 
 import argparse
 import sys
@@ -7,18 +9,19 @@ from pathlib import Path
 
 import av
 import numpy as np
-from find_comfyui import import_ovi_model
+from find_comfyui import import_extension
 from PIL import Image
 
-import_ovi_model()
-from ovi_model import contact_sheet  # noqa: E402
+import_extension()
+from comfyui_ovi.ovi_model.preview import contact_sheet  # noqa: E402
 
 
 @dataclass
 class Clip:
     """A decoded clip: small pictures of all its frames, and its sound.
 
-    sound: channels averaged; empty without an audio track. sound_frame: samples in one frame of the audio codec.
+    sound: channels averaged; empty without an audio track. sound_frame: samples in one frame of the
+    audio codec.
     """
 
     path: Path
@@ -63,7 +66,9 @@ def draw_sheet(clip: Clip) -> Image.Image:
     """Return the sheet of a clip."""
     frames = len(clip.pictures)
     pictures = [clip.pictures[index] for index in contact_sheet.shown(frames)]
-    return contact_sheet.draw_sheet(clip.path.name, clip.size, frames, clip.frames_per_second, pictures, clip.sound)
+    return contact_sheet.draw_sheet(
+        clip.path.name, clip.size, frames, clip.frames_per_second, pictures, clip.sound
+    )
 
 
 def main() -> int:

@@ -1,28 +1,48 @@
 """Makes one clip with its sound in a real ComfyUI server, draws its contact sheet and judges it.
 
-The miniature that lies in this repository makes it. Another workflow is run with small random checkpoints instead.
+The miniature that lies in this repository makes it. Another workflow is run with small random
+checkpoints instead.
 """
 
 import argparse
 import asyncio
+import importlib
 import json
 import signal
-import subprocess
 import sys
 import time
 import uuid
 from pathlib import Path
+from types import ModuleType
 
 import aiohttp
 import torch
-from comfy_server import REPOSITORY, Server, ServerError, make_base_directory, running_server, validation_text
+from comfy_server import (
+    REPOSITORY,
+    Server,
+    ServerError,
+    make_base_directory,
+    running_server,
+    validation_text,
+)
 from contact_sheet import Clip, draw_sheet, read_clip
-from miniature.asked import asked_scene, describe, faults, judge_file, parse_scene, uses_miniature, with_request
-from miniature.world import Scene
-from small_files import with_small_files, with_small_picture
+from find_comfyui import import_extension
+
+import_extension()
+from comfyui_ovi.miniature.training.asked import (  # noqa: E402
+    asked_scene,
+    describe,
+    faults,
+    judge_file,
+    parse_scene,
+    uses_miniature,
+    with_request,
+)
+from comfyui_ovi.miniature.training.world import Scene  # noqa: E402
 
 WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_miniature.json"
-CHECKPOINTS = REPOSITORY / "tools" / "make_small_checkpoints.py"
+# Its small checkpoints stand in for the files of a workflow that is not made with the miniature.
+SUPPORT = REPOSITORY / "tests" / "support"
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov")
 BAR_WIDTH = 32
 
@@ -40,9 +60,9 @@ class ProgressBar:
 
     def show(self, node: str, step: int = 0, total: int = 1) -> None:
         """Draw the bar for step of total of a node, given by its id."""
-        name = self.prompt.get(node, {}).get("_meta", {}).get("title") or self.prompt.get(node, {}).get(
-            "class_type", node
-        )
+        name = self.prompt.get(node, {}).get("_meta", {}).get("title") or self.prompt.get(
+            node, {}
+        ).get("class_type", node)
         if sys.stderr.isatty():
             filled = round(BAR_WIDTH * step / max(total, 1))
             bar = "#" * filled + "-" * (BAR_WIDTH - filled)
@@ -58,7 +78,8 @@ class ProgressBar:
 
 
 async def run_prompt(server: Server, prompt: dict, bar) -> dict:
-    """Queue a workflow, show its progress and return ComfyUI's record of it; raises DemoError when a node fails.
+    """Queue a workflow, show its progress and return ComfyUI's record of it; raises DemoError when
+    a node fails.
 
     bar: what shows it, a ProgressBar or something like it.
     """
@@ -92,7 +113,9 @@ async def follow(socket: aiohttp.ClientWebSocketResponse, prompt_id: str, bar: P
         elif name == "progress" and data["node"]:
             bar.show(data["node"], data["value"], data["max"])
         elif name == "execution_error":
-            raise DemoError(f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}")
+            raise DemoError(
+                f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}"
+            )
         elif name == "execution_success" or (name == "executing" and data["node"] is None):
             return
     raise DemoError("the server closed the connection before the workflow had ended")
@@ -110,13 +133,20 @@ def saved_video(record: dict, output: Path) -> Path:
 
 
 def frames_asked(prompt: dict) -> int | None:
-    """Return the number of frames the workflow asks OviLatent for, None when another node decides it."""
-    lengths = [node["inputs"].get("length") for node in prompt.values() if node["class_type"] == "OviLatent"]
+    """Return the number of frames the workflow asks OviLatent for, None when another node decides
+    it.
+    """
+    lengths = [
+        node["inputs"].get("length")
+        for node in prompt.values()
+        if node["class_type"] == "OviLatent"
+    ]
     return lengths[0] if lengths and isinstance(lengths[0], int) else None
 
 
 def check_clip(clip: Clip, frames: int | None) -> None:
-    """Raise DemoError unless the clip has 24 fps, the frames asked for, and sound as long as its picture.
+    """Raise DemoError unless the clip has 24 fps, the frames asked for, and sound as long as its
+    picture.
 
     The lengths may differ by one frame of the audio codec, which only holds whole frames.
     """
@@ -128,24 +158,28 @@ def check_clip(clip: Clip, frames: int | None) -> None:
     if not clip.sound.sample_rate:
         problems.append("no audio track")
     elif abs(clip.sound.seconds - clip.video_seconds) > clip.sound_frame / clip.sound.sample_rate:
-        problems.append(f"{clip.sound.seconds:.3f} s of sound for {clip.video_seconds:.3f} s of video")
+        problems.append(
+            f"{clip.sound.seconds:.3f} s of sound for {clip.video_seconds:.3f} s of video"
+        )
     if problems:
         raise DemoError(f"{clip.path}: " + "; ".join(problems))
 
 
-def make_checkpoints(comfyui: Path, models: Path) -> None:
-    """Write the small set of model files; raises DemoError with the script's words when it fails."""
-    command = [sys.executable, str(CHECKPOINTS), "--comfyui", str(comfyui), str(models)]
-    made = subprocess.run(command, capture_output=True, text=True)
-    if made.returncode:
-        raise DemoError(f"{CHECKPOINTS.name} failed:\n{made.stdout}{made.stderr}")
+def small_files() -> ModuleType:
+    """Return the module that makes any workflow small."""
+    sys.path.append(str(SUPPORT))
+    return importlib.import_module("small_files")
 
 
 def read_workflow(arguments: argparse.Namespace) -> dict:
-    """Return the workflow with what the command line asks for, or with small files if it is no miniature's."""
+    """Return the workflow with what the command line asks for, or with small files if it is no
+    miniature's.
+    """
     prompt = json.loads(arguments.workflow.read_text(encoding="utf-8"))
     prompt = with_request(prompt, arguments.scene, arguments.seed)
-    return prompt if uses_miniature(prompt) else with_small_picture(with_small_files(prompt))
+    if uses_miniature(prompt):
+        return prompt
+    return small_files().with_small_picture(small_files().with_small_files(prompt))
 
 
 def make_clip(comfyui: Path, base: Path, prompt: dict) -> Path:
@@ -153,18 +187,24 @@ def make_clip(comfyui: Path, base: Path, prompt: dict) -> Path:
     make_base_directory(base)
     if not uses_miniature(prompt):
         say("making small checkpoints")
-        make_checkpoints(comfyui, base / "models")
+        small_files().write_small_files(comfyui, base / "models")
     say("starting ComfyUI")
     with running_server(comfyui, base, cpu=not torch.cuda.is_available()) as server:
         try:
             say(f"running the workflow at {server.url}")
-            return saved_video(asyncio.run(run_prompt(server, prompt, ProgressBar(prompt))), base / "output")
+            return saved_video(
+                asyncio.run(run_prompt(server, prompt, ProgressBar(prompt))), base / "output"
+            )
         except (DemoError, ServerError) as error:
-            raise DemoError(f"{error}\n\nLast lines of {server.log}:\n{server.log_tail()}") from error
+            raise DemoError(
+                f"{error}\n\nLast lines of {server.log}:\n{server.log_tail()}"
+            ) from error
 
 
 def show_clip(video: Path, prompt: dict, check: bool) -> None:
-    """Draw the clip's sheet, print both paths and what is judged; check: raise DemoError if anything is wrong."""
+    """Draw the clip's sheet, print both paths and what is judged; check: raise DemoError if
+    anything is wrong.
+    """
     clip, sheet = read_clip(video), video.with_suffix(".png")
     draw_sheet(clip).save(sheet)
     print(f"video: {video}\nsheet: {sheet}")
@@ -194,12 +234,27 @@ def say(line: str) -> None:
 def main() -> int:
     """Make the clip and show what became of it; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder (demo.sh finds it)")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "demo_output", help="where everything is written")
-    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="an API-format workflow that saves a video")
-    parser.add_argument("--scene", type=scene, help="what to show instead of the workflow's: ball,red,3,low")
+    parser.add_argument(
+        "--comfyui", type=Path, required=True, help="ComfyUI's folder (demo.sh finds it)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=REPOSITORY / "demo_output",
+        help="where everything is written",
+    )
+    parser.add_argument(
+        "--workflow", type=Path, default=WORKFLOW, help="an API-format workflow that saves a video"
+    )
+    parser.add_argument(
+        "--scene", type=scene, help="what to show instead of the workflow's: ball,red,3,low"
+    )
     parser.add_argument("--seed", type=int, help="of the noise, instead of the workflow's")
-    parser.add_argument("--check", action="store_true", help="fail unless rate, frames, sound and scene are as asked")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="fail unless rate, frames, sound and scene are as asked",
+    )
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
@@ -208,7 +263,7 @@ def main() -> int:
         video = make_clip(arguments.comfyui.resolve(), arguments.output.resolve(), prompt)
         say(f"done in {time.monotonic() - start:.0f} s")
         show_clip(video, prompt, arguments.check)
-    except (DemoError, ServerError, OSError, ValueError) as error:
+    except (DemoError, ServerError, OSError, RuntimeError, ValueError) as error:
         say(f"failed: {error}")
         return 1
     except KeyboardInterrupt:

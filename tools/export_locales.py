@@ -2,20 +2,20 @@
 
 Usage: python tools/export_locales.py --comfyui PATH
 
-Run it with ComfyUI's python after a text of a node has changed; then change it in every other language too.
+Run it with ComfyUI's python after a text of a node has changed; then change it in every other
+language too.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
-import sys
 from pathlib import Path
 
-from find_comfyui import EXTENSION, import_comfy, import_package
+from find_comfyui import EXTENSION, PACKAGE, import_comfy, import_extension
 
-PACKAGE = "comfyui_ovi"
 FILE = EXTENSION / "locales" / "en" / "nodeDefs.json"
 
 
@@ -27,7 +27,10 @@ def node_texts(nodes: list[type]) -> dict[str, dict]:
         texts[schema.node_id] = {
             "display_name": schema.display_name,
             "description": schema.description,
-            "inputs": {given.id: _texts(given.display_name or given.id, given.tooltip) for given in schema.inputs},
+            "inputs": {
+                given.id: _texts(given.display_name or given.id, given.tooltip)
+                for given in schema.inputs
+            },
             "outputs": {
                 str(index): _texts(made.display_name or made.id, made.tooltip)
                 for index, made in enumerate(schema.outputs)
@@ -50,10 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     import_comfy(parser.parse_args().comfyui)
-    import_package(PACKAGE, EXTENSION)
+    import_extension()
     FILE.parent.mkdir(parents=True, exist_ok=True)
     temporary = FILE.with_suffix(".part")
-    temporary.write_text(as_file(node_texts(sys.modules[f"{PACKAGE}.nodes"].NODES)), encoding="utf-8")
+    temporary.write_text(
+        as_file(node_texts(importlib.import_module(f"{PACKAGE}.nodes").NODES)), encoding="utf-8"
+    )
     os.replace(temporary, FILE)
 
 

@@ -1,4 +1,6 @@
-"""Writes the API-format twin of every workflow, as ComfyUI's own page converts it: workflows/api/<same name>.json."""
+"""Writes the API-format twin of every workflow, as ComfyUI's own page converts it:
+workflows/api/<same name>.json.
+"""
 
 import argparse
 import json
@@ -14,7 +16,9 @@ WORKFLOWS = REPOSITORY / "workflows"
 
 
 def export(comfyui: Path, chromium: str, pictures: Path | None) -> None:
-    """Convert every workflow in one page of one server; pictures: a folder for a screenshot of each."""
+    """Convert every workflow in one page of one server; pictures: a folder for a screenshot of
+    each.
+    """
     (WORKFLOWS / "api").mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as base,
@@ -24,7 +28,9 @@ def export(comfyui: Path, chromium: str, pictures: Path | None) -> None:
         for path in sorted(WORKFLOWS.glob("*.json")):
             page.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
             if missing := page.missing_nodes():
-                raise ServerError(f"{path.name} has nodes this ComfyUI does not know: {', '.join(missing)}")
+                raise ServerError(
+                    f"{path.name} has nodes this ComfyUI does not know: {', '.join(missing)}"
+                )
             text = json.dumps(page.api_form(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             (WORKFLOWS / "api" / path.name).write_text(text, encoding="utf-8")
             if pictures:
@@ -36,7 +42,9 @@ def main() -> int:
     """Export all workflows; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="ComfyUI's folder")
-    parser.add_argument("--pictures", type=Path, help="also write a screenshot of each workflow to this folder")
+    parser.add_argument(
+        "--pictures", type=Path, help="also write a screenshot of each workflow to this folder"
+    )
     arguments = parser.parse_args()
     if arguments.pictures:
         arguments.pictures.mkdir(parents=True, exist_ok=True)

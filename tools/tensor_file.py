@@ -1,4 +1,6 @@
-"""Weight files read and written one tensor at a time, so that memory never holds more than one of them."""
+"""Weight files read and written one tensor at a time, so that memory never holds more than one of
+them.
+"""
 
 import json
 from pathlib import Path
@@ -21,10 +23,14 @@ DTYPES = {
 
 
 class SafetensorsFile:
-    """A safetensors file, opened anew for each tensor: a mapped one would stay in memory as far as it was read."""
+    """A safetensors file, opened anew for each tensor: a mapped one would stay in memory as far as
+    it was read.
+    """
 
     def __init__(self, path: Path, tensors: Weights):
-        """tensors: those of the file, as its own library found them; names, shapes and types are kept."""
+        """tensors: those of the file, as its own library found them; names, shapes and types are
+        kept.
+        """
         self.path = path
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -40,7 +46,10 @@ class SafetensorsFile:
             file.seek(self._starts[name])
             found = file.readinto(as_bytes(tensor))
         if found != tensor.nbytes:
-            raise ValueError(f"{self.path.name} became shorter while it was read. Nothing may write to it meanwhile.")
+            raise ValueError(
+                f"{self.path.name} became shorter while it was read. Nothing may write to it "
+                "meanwhile."
+            )
         return tensor
 
 
@@ -73,14 +82,16 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 class SafetensorsWriter:
-    """A new safetensors file, open while the context is; it is whole when every outline's tensor was written.
+    """A new safetensors file, open while the context is; it is whole when every outline's tensor
+    was written.
 
     Source of the layout: huggingface/safetensors, README.md, Format.
     """
 
     def __init__(self, path: Path, outlines: Weights, metadata: dict[str, str]):
         """outlines: what will be written, as tensors of which only shape and type are read."""
-        # Widest types first, as the format's own library does: so every tensor starts at a multiple of its width.
+        # Widest types first, as the format's own library does: so every tensor starts at a multiple
+        # of its width.
         ordered = sorted(outlines.items(), key=lambda item: -item[1].dtype.itemsize)
         header: dict = {"__metadata__": metadata}
         end = 0

@@ -1,4 +1,6 @@
-"""ComfyUI's page in two versions: the one this ComfyUI comes with, and the newest that is known to run."""
+"""ComfyUI's page in two versions: the one this ComfyUI comes with, and the newest that is known to
+run.
+"""
 
 import os
 import shutil
@@ -24,7 +26,9 @@ NEWEST = "newest page"
 
 
 def newest_page() -> Path:
-    """Return the folder of the newest page, kept beside the built runtime; installed when it is not there yet."""
+    """Return the folder of the newest page, kept beside the built runtime; installed when it is not
+    there yet.
+    """
     folder = builder.runtime_folder() / f"frontend-{builder.hash_of(REQUIREMENT)[:12]}"
     if not folder.is_dir():
         builder.install_page(folder, REQUIREMENT)
@@ -50,14 +54,18 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
     shutil.copytree(small_files, base / "models", dirs_exist_ok=True)
     name_as_released(base / "models")
     (base / "input").mkdir()
-    Image.new("RGB", (96, 128), "teal").save(base / "input" / "example.png")  # ComfyUI brings one of this name
+    Image.new("RGB", (96, 128), "teal").save(
+        base / "input" / "example.png"
+    )  # ComfyUI brings one of this name
     write_tone(base / "input" / "recording.wav", hertz=440, seconds=0.5)
     flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
     with (
         running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base, flags=flags) as server,
         open_page(server.url) as page,
     ):
-        yield SimpleNamespace(server=server, page=page, base=base, is_newest=request.param == NEWEST)
+        yield SimpleNamespace(
+            server=server, page=page, base=base, is_newest=request.param == NEWEST
+        )
 
 
 def name_as_released(models: Path) -> None:

@@ -1,4 +1,6 @@
-"""What people do on the canvas, in ComfyUI's real page: open templates, run them, add and wire nodes, drop files."""
+"""What people do on the canvas, in ComfyUI's real page: open templates, run them, add and wire
+nodes, drop files.
+"""
 
 import json
 from datetime import date, timedelta
@@ -6,13 +8,21 @@ from datetime import date, timedelta
 import pytest
 from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
-from comfyui_ovi.ovi_model.prompt import check_prompt
+from comfyui_ovi.ovi_model.text.prompt import check_prompt
 from workflow_files import WORKFLOWS
 
 pytestmark = pytest.mark.browser
-# Pixels of the window, beside the search box: a list that opens under the mouse can take the double-click for its own.
+# Pixels of the window, beside the search box: a list that opens under the mouse can take the
+# double-click for its own.
 PLACE = (300, 300)
-SMALL = {"width": 64, "height": 64, "length": 5, "steps": 2, "model_area": "720x720", "skip_layer": -1}
+SMALL = {
+    "width": 64,
+    "height": 64,
+    "length": 5,
+    "steps": 2,
+    "model_area": "720x720",
+    "skip_layer": -1,
+}
 SMALL["duration"] = SMALL["length"] / 24  # of a recording
 WEB_PAGE = "page.safetensors"
 # Puts the miniature in the place of all four loaders.
@@ -29,7 +39,8 @@ LOAD_MINIATURE = """() => {
     }
 }"""
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
-# Gives a blueprint the miniature before it, a node that saves behind it, and a picture if it takes one.
+# Gives a blueprint the miniature before it, a node that saves behind it, and a picture if it takes
+# one.
 WIRE_BLUEPRINT = """() => {
     const graph = app.graph, [blueprint] = graph.nodes
     const add = type => { const node = LiteGraph.createNode(type); graph.add(node); return node }
@@ -47,7 +58,8 @@ WIRE_BLUEPRINT = """() => {
 SET_ON_BLUEPRINT = """values => {
     for (const widget of app.graph.nodes[0].widgets) if (widget.name in values) widget.value = values[widget.name]
 }"""
-# A whole graph: names as they are searched for and where they are put, in pixels of the window; then its links.
+# A whole graph: names as they are searched for and where they are put, in pixels of the window;
+# then its links.
 BY_HAND = {
     "Ovi Miniature": (300, 200),
     "Ovi Text Encode": (300, 500),
@@ -137,7 +149,9 @@ def test_a_graph_built_by_hand_runs(page):
         page.add_by_search(name, *place)
     for link in LINKS:
         page.wire(*link)
-    page.set_widgets(SMALL | {"length": 9, "prompt": "A red ball bounces once. Audio: one low knock."})
+    page.set_widgets(
+        SMALL | {"length": 9, "prompt": "A red ball bounces once. Audio: one low knock."}
+    )
     page.press_run()
     played = page.play_video()
     assert played["seconds"] == pytest.approx(9 / 24, abs=0.07)
@@ -161,7 +175,9 @@ def test_a_dropped_video_gives_its_workflow_back(served, page):
 
 
 def test_a_file_name_is_filled_in(served, page):
-    """With the date and with what another node is set to; what is saved in the workflow stays as typed."""
+    """With the date and with what another node is set to; what is saved in the workflow stays as
+    typed.
+    """
     typed = "video/%date:yyyy-MM-dd%_%RandomNoise.noise_seed%_%width%"
     page.open_template("ovi_miniature")
     page.set_widgets({"steps": 2, "noise_seed": 77, "filename_prefix": typed})
@@ -202,7 +218,8 @@ def test_the_prompt_is_read_as_it_is_typed(page):
     page.page.get_by_text("Speech of about 1.7 s").wait_for()
     page.page.locator(".ovi-prompt-sound", has_text="rain").wait_for()
     parts = page.page.evaluate(
-        "[...document.querySelectorAll('.ovi-prompt-text span')].map(span => [span.className, span.textContent])"
+        "[...document.querySelectorAll('.ovi-prompt-text span')].map(span => [span.className, "
+        "span.textContent])"
     )
     assert ["ovi-prompt-speech", "Hello there, my friend"] in parts
     assert ["ovi-prompt-sound", " rain"] in parts
@@ -261,7 +278,11 @@ def test_a_blueprint_is_offered_and_runs(served, page, path):
     page.page.evaluate(WIRE_BLUEPRINT)
     page.set_widgets(SMALL)
     # Set on the blueprint alone, what it shows reaches the nodes inside.
-    shown = {"prompt": "A red ball bounces once. Audio: one low knock.", "length": 9, "noise_seed": 4321}
+    shown = {
+        "prompt": "A red ball bounces once. Audio: one low knock.",
+        "length": 9,
+        "noise_seed": 4321,
+    }
     page.page.evaluate(SET_ON_BLUEPRINT, shown)
     inside = {node["class_type"]: node["inputs"] for node in page.api_form().values()}
     assert inside["OviTextEncode"]["prompt"] == shown["prompt"]
@@ -276,7 +297,9 @@ def test_a_blueprint_is_offered_and_runs(served, page, path):
 
 def test_a_file_that_is_missing_is_offered(page):
     (path,) = (path for path in WORKFLOWS if path.stem == "ovi_text_to_audio_video")
-    text = path.read_text(encoding="utf-8").replace("model_960x960.safetensors", "absent.safetensors")
+    text = path.read_text(encoding="utf-8").replace(
+        "model_960x960.safetensors", "absent.safetensors"
+    )
     page.load(json.loads(text), "absent")
     page.page.get_by_text("Missing Models").or_(page.page.get_by_text("View details")).first.click()
     page.page.locator("span, button").get_by_text("absent.safetensors").first.wait_for()

@@ -1,4 +1,6 @@
-"""Every workflow opens in ComfyUI's real page as its author saved it, and its API-format twin is up to date."""
+"""Every workflow opens in ComfyUI's real page as its author saved it, and its API-format twin is up
+to date.
+"""
 
 import json
 import os
@@ -37,5 +39,7 @@ def test_workflow_opens_and_equals_its_twin(page, path, tmp_path):
 
 
 def without_titles(prompt: dict) -> dict:
-    """Return the workflow as the server reads it; titles of stock nodes change with ComfyUI's version."""
+    """Return the workflow as the server reads it; titles of stock nodes change with ComfyUI's
+    version.
+    """
     return {node_id: {**node, "_meta": None} for node_id, node in prompt.items()}

@@ -1,4 +1,6 @@
-"""Whatever a prompt or a file holds, it is read as it says or refused in words that name it; 10,000 cases."""
+"""Whatever a prompt or a file holds, it is read as it says or refused in words that name it; 10,000
+cases.
+"""
 
 import functools
 import json
@@ -9,8 +11,9 @@ from pathlib import Path
 import hostile
 import pytest
 import torch
-from comfyui_ovi.ovi_model import audio_vae, checkpoint, loader, prompt, text_encoder
-from comfyui_ovi.ovi_model.weight_file import read_weights
+from comfyui_ovi.ovi_model.load import audio_vae, checkpoint, diffusion_model, text_encoder
+from comfyui_ovi.ovi_model.load.weight_file import read_weights
+from comfyui_ovi.ovi_model.text import prompt
 from hostile import fuzz
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -41,7 +44,9 @@ def refusal(function, *arguments) -> str:
 def test_any_prompt_is_read_or_its_fault_is_placed(text):
     said = refusal(prompt.check_prompt, text)
     if said:
-        assert "prompt is empty" in said or re.search(r"'.+' at line \d+, column \d+", said, re.DOTALL)
+        assert "prompt is empty" in said or re.search(
+            r"'.+' at line \d+, column \d+", said, re.DOTALL
+        )
     for convert in prompt.SOUND_FORMS.values():
         convert(text)
 
@@ -68,7 +73,10 @@ def described(content: bytes) -> dict[str, tuple[list[int], bytes]]:
     length = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
     header.pop("__metadata__", None)
-    return {name: (about["shape"], data[slice(*about["data_offsets"])]) for name, about in header.items()}
+    return {
+        name: (about["shape"], data[slice(*about["data_offsets"])])
+        for name, about in header.items()
+    }
 
 
 def as_bytes(tensor: torch.Tensor) -> bytes:
@@ -127,18 +135,23 @@ def test_a_checkpoint_fits_or_its_key_is_named(changes):
 
 
 def save(weights, path, metadata=None):
-    apart = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+    apart = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in weights.items()
+    }
     save_file(apart, path, metadata)
 
 
 @pytest.fixture(scope="module")
 def load_model(folder):
-    """Save a state dict and what is said of its layers as a file, and load it as OviModelLoader does."""
+    """Save a state dict and what is said of its layers as a file, and load it as OviModelLoader
+    does.
+    """
 
     def load(weights, metadata=None):
         path = folder / "model.safetensors"
         save(weights, path, metadata)
-        return loader.load_model(str(path), None, "default")
+        return diffusion_model.load_model(str(path), None, "default")
 
     return load
 
@@ -155,7 +168,9 @@ QUANTISED = hostile.quantised_ovi()
 
 @fuzz(60, changes=hostile.changes)
 def test_a_quantised_layer_is_loaded_or_refused(load_model, changes):
-    said = refusal(load_model, hostile.apply_changes(QUANTISED, changes, among="video_model.blocks.0.ffn.0"))
+    said = refusal(
+        load_model, hostile.apply_changes(QUANTISED, changes, among="video_model.blocks.0.ffn.0")
+    )
     assert not said or (said.startswith("model.safetensors") and "'" in said)
 
 
@@ -164,8 +179,15 @@ def test_two_files_are_loaded_or_refused(folder, changes):
     weights = hostile.apply_changes(OVI, changes)
     paths = [str(folder / f"{half}.safetensors") for half in ("video", "audio")]
     for half, path in enumerate(paths):
-        save({name: x for name, x in weights.items() if name.startswith("audio_model.") == bool(half)}, path)
-    said = refusal(loader.load_model, *paths, "default")
+        save(
+            {
+                name: x
+                for name, x in weights.items()
+                if name.startswith("audio_model.") == bool(half)
+            },
+            path,
+        )
+    said = refusal(diffusion_model.load_model, *paths, "default")
     assert not said or ".safetensors" in said
 
 
@@ -198,7 +220,11 @@ def test_a_text_encoder_is_loaded_or_refused(folder, neighbour, changes, rename)
 @functools.cache
 def audio():
     halves = {"vae": audio_vae_weights(0, hidden_dim=4), "vocoder": vocoder_weights(0, channels=64)}
-    return {f"{half}.{name}": tensor for half, weights in halves.items() for name, tensor in weights.items()}
+    return {
+        f"{half}.{name}": tensor
+        for half, weights in halves.items()
+        for name, tensor in weights.items()
+    }
 
 
 @fuzz(12, changes=hostile.changes)

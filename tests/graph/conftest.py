@@ -1,4 +1,6 @@
-"""What every graph test has: test-only nodes, one executor a module, and a log in which this extension is silent."""
+"""What every graph test has: test-only nodes, one executor a module, and a log in which this
+extension is silent.
+"""
 
 import logging
 from pathlib import Path
@@ -12,7 +14,9 @@ from small_weights import OviSizes, ovi_weights
 
 @pytest.fixture(scope="session")
 def model_folder(small_files) -> Path:
-    """Where Load Diffusion Model looks; also holds an Ovi of four blocks, float32, a third of the work."""
+    """Where Load Diffusion Model looks; also holds an Ovi of four blocks, float32, a third of the
+    work.
+    """
     folder = small_files / "diffusion_models"
     save_file(ovi_weights(OviSizes(layers=4), torch.float32, seed=1), folder / MODEL)
     return folder
@@ -25,7 +29,9 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def executor(runtime):
-    """An executor whose cache lives as long as the module, so that equal parts of workflows run once."""
+    """An executor whose cache lives as long as the module, so that equal parts of workflows run
+    once.
+    """
     return runtime.new_executor()
 
 

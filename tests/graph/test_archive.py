@@ -1,4 +1,6 @@
-"""The archive that is published, in an empty ComfyUI: everything is there, and nothing that should not be."""
+"""The archive that is published, in an empty ComfyUI: everything is there, and nothing that should
+not be.
+"""
 
 import ast
 import json
@@ -30,7 +32,14 @@ def unpacked(tmp_path_factory):
 
 def test_it_holds_what_is_used_and_nothing_else(unpacked):
     top = {path.name for path in unpacked.iterdir()}
-    assert {"__init__.py", "LICENSE", "NOTICE.md", "README.md", "pyproject.toml", "requirements.txt"} <= top
+    assert {
+        "__init__.py",
+        "LICENSE",
+        "NOTICE.md",
+        "README.md",
+        "pyproject.toml",
+        "requirements.txt",
+    } <= top
     assert {"locales", "miniature", "nodes", "ovi_model", "web", "workflows"} <= top
     assert not {"tests", "benchmarks", ".ci", ".github", "demo_output"} & top
     assert sum(path.stat().st_size for path in unpacked.rglob("*")) < 40e6
@@ -44,20 +53,27 @@ def test_the_same_commit_gives_the_same_bytes(tmp_path):
 def test_no_file_starts_programs_or_runs_text(unpacked):
     for path in unpacked.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in getattr(node, "names", []) if isinstance(node, ast.Import)]
+            names = [
+                alias.name for alias in getattr(node, "names", []) if isinstance(node, ast.Import)
+            ]
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {name.partition(".")[0] for name in names} & REFUSED, path
             if isinstance(node, ast.Call):
                 called = getattr(node.func, "id", None)
                 assert called not in REFUSED_CALLS, path
-                if isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", None) == "os":
+                if (
+                    isinstance(node.func, ast.Attribute)
+                    and getattr(node.func.value, "id", None) == "os"
+                ):
                     assert node.func.attr not in REFUSED_CALLS, path
 
 
 def test_links_of_its_pages_lead_to_what_it_holds(unpacked):
     """README.md and help pages are shown where only the archive is."""
     for page in (unpacked / "web" / "docs").glob("*.md"):
-        assert "](../" not in page.read_text(encoding="utf-8"), f"{page.name}: a help page is shown without its folder"
+        assert "](../" not in page.read_text(encoding="utf-8"), (
+            f"{page.name}: a help page is shown without its folder"
+        )
 
 
 def test_an_empty_comfyui_runs_it(unpacked, tmp_path):
@@ -67,9 +83,14 @@ def test_an_empty_comfyui_runs_it(unpacked, tmp_path):
         known = server.get("/object_info")
         assert {node.define_schema().node_id for node in NODES} <= set(known)
         templates = server.get("/workflow_templates")[EXTENSION]
-        assert sorted(templates) == sorted(path.stem for path in (unpacked / "workflows").glob("*.json"))
+        assert sorted(templates) == sorted(
+            path.stem for path in (unpacked / "workflows").glob("*.json")
+        )
         texts = server.get("/i18n")["ja"]["nodeDefs"]
-        assert texts["OviDecode"] == json.loads((unpacked / "locales/ja/nodeDefs.json").read_text())["OviDecode"]
+        assert (
+            texts["OviDecode"]
+            == json.loads((unpacked / "locales/ja/nodeDefs.json").read_text())["OviDecode"]
+        )
         for name in ("docs/OviDecode.md", "js/prompt.js"):
             with urllib.request.urlopen(f"{server.url}/extensions/{EXTENSION}/{name}") as response:
                 assert response.read() == (unpacked / "web" / name).read_bytes()

@@ -1,11 +1,15 @@
-"""What a user is told when an input or a file is not what a node needs: where, what was found, what to do."""
+"""What a user is told when an input or a file is not what a node needs: where, what was found, what
+to do.
+"""
 
+import functools
 import logging
 import re
+import types
 
+import comfy.sample
 import pytest
 import torch
-from comfyui_ovi.ovi_model import compat
 from safetensors.torch import load_file, save_file
 from small_graph import MODEL, Graph, is_ours, output
 from small_weights import TextSizes, text_encoder_weights
@@ -74,7 +78,6 @@ def test_a_start_image_needs_the_vae_of_the_picture(graph, refuse):
     refuse(graph, "'vae' of Ovi Latent is an audio VAE", "wan2.2_vae.safetensors")
 
 
-@pytest.mark.skipif(compat.NESTED_EMPTY_NOISE, reason="this core refuses such noise itself")
 def test_noise_of_one_stream_is_not_taken_for_none(graph, refuse, runtime, monkeypatch):
     class NoiseOfThePicture:
         INPUT_TYPES = classmethod(lambda cls: {"required": {}})  # noqa: ARG005
@@ -88,8 +91,32 @@ def test_noise_of_one_stream_is_not_taken_for_none(graph, refuse, runtime, monke
     monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, "NoiseOfThePicture", NoiseOfThePicture)
     sigmas = graph.add("OviScheduler", steps=2, shift=5.0, denoise=1.0)
     noise = graph.add("NoiseOfThePicture")
-    graph.show(graph.sample_custom(graph.model(), graph.text(), graph.latent(), sigmas, noise=noise))
-    refuse(graph, "The noise has one shape, [1, 48, 3, 4, 4]", "'RandomNoise'")
+    graph.show(
+        graph.sample_custom(graph.model(), graph.text(), graph.latent(), sigmas, noise=noise)
+    )
+    refuse(graph, "The noise has one shape, [", "'RandomNoise'")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_replaced_prepare_noise_is_named(graph, refuse, monkeypatch, batch_size, is_held):
+    """As an extension does for every workflow, whether or not one of its nodes is in it."""
+    home = types.ModuleType("custom_nodes.other_noise")
+    code = "import torch\ndef prepare_noise(latent, seed, inds=None): return torch.randn(latent.size())"
+    exec(code, home.__dict__)  # noqa: S102
+    monkeypatch.setattr(
+        comfy.sample,
+        "prepare_noise",
+        functools.wraps(comfy.sample.prepare_noise)(home.prepare_noise),
+    )
+    latent = graph.latent(batch_size=batch_size)
+    if is_held:
+        mask = graph.add("SolidMask", value=1.0, width=64, height=64)
+        latent = graph.add("SetLatentNoiseMask", samples=latent, mask=mask)
+    graph.show(graph.sample(latent_image=latent))
+    refuse(
+        graph, "'custom_nodes.other_noise' replaced comfy.sample.prepare_noise", "restart ComfyUI"
+    )
 
 
 def test_start_images_must_fit_the_batch(graph, refuse):
@@ -101,17 +128,31 @@ def test_start_images_must_fit_the_batch(graph, refuse):
 def test_a_bare_video_latent_is_refused(graph, refuse):
     video = graph.add("OviSeparateLatent", latent=graph.latent())
     graph.show(graph.add("OviSeparateLatent", latent=video))
-    refuse(graph, "OviSeparateLatent", "latent is no latent of picture and sound", "[1, 48, 3, 4, 4]", "Ovi Concat")
+    refuse(
+        graph,
+        "OviSeparateLatent",
+        "latent is no latent of picture and sound",
+        "[1, 48, 3, 4, 4]",
+        "Ovi Concat",
+    )
 
     graph = Graph()
     video = graph.add("OviSeparateLatent", latent=graph.latent())
     vaes = {"vae": graph.video_vae(), "audio_vae": graph.audio_vae()}
     graph.show(graph.add("OviDecode", samples=video, tiling="auto", **vaes))
-    refuse(graph, "OviDecode", "samples is no latent of picture and sound", "[1, 48, 3, 4, 4]", "'VAE Decode'")
+    refuse(
+        graph,
+        "OviDecode",
+        "samples is no latent of picture and sound",
+        "[1, 48, 3, 4, 4]",
+        "'VAE Decode'",
+    )
 
 
 def test_streams_that_do_not_fit_are_not_put_together(graph, refuse):
-    short, long = (graph.add("OviSeparateLatent", latent=graph.latent(length=frames)) for frames in (9, 17))
+    short, long = (
+        graph.add("OviSeparateLatent", latent=graph.latent(length=frames)) for frames in (9, 17)
+    )
     graph.show(graph.add("OviConcatLatent", video_latent=short, audio_latent=output(long, 1)))
     refuse(graph, "audio_latent has 21 steps", "needs 10")
 
@@ -127,7 +168,10 @@ def write_bad_files(folder):
     video = {key: tensor for key, tensor in whole.items() if key.startswith("video_model.")}
     fusion = ("k_fusion", "v_fusion", "pre_attn_norm_fusion", "norm_k_fusion")
     wan = {key: tensor for key, tensor in video.items() if not any(part in key for part in fusion)}
-    wan = {key.removeprefix("video_model.").replace("modulation.modulation", "modulation"): wan[key] for key in wan}
+    wan = {
+        key.removeprefix("video_model.").replace("modulation.modulation", "modulation"): wan[key]
+        for key in wan
+    }
     wan["text_embedding.0.weight"] = torch.zeros(256, 4096)  # core knows Wan with umt5-xxl only
     layer = "video_model.blocks.2.ffn.0.weight"
     files = {
@@ -158,7 +202,11 @@ def bad_files(model_folder):
     [
         (
             "plain_wan",
-            ["'blocks.0.cross_attn.norm_k_fusion.weight'", "a video and an audio tower", "'Load Diffusion Model'"],
+            [
+                "'blocks.0.cross_attn.norm_k_fusion.weight'",
+                "a video and an audio tower",
+                "'Load Diffusion Model'",
+            ],
         ),
         ("video_tower", ["only the video tower", "'audio_model'"]),
         ("audio_tower", ["only the audio tower", "'audio_model'", "'model'"]),
@@ -172,7 +220,9 @@ def bad_files(model_folder):
 )
 def test_our_loader_names_the_file_and_what_is_wrong_with_it(graph, refuse, file, wanted):
     name = f"bad_{file}.safetensors"
-    graph.show(graph.add("OviModelLoader", model=name, audio_model=SAME_FILE, weight_dtype="default"))
+    graph.show(
+        graph.add("OviModelLoader", model=name, audio_model=SAME_FILE, weight_dtype="default")
+    )
     refuse(graph, "OviModelLoader", name, *wanted)
 
 
@@ -182,13 +232,21 @@ def test_our_loader_names_the_file_and_what_is_wrong_with_it(graph, refuse, file
     [
         (MODEL, "bad_audio_tower.safetensors", [MODEL, "holds both towers", SAME_FILE]),
         ("bad_video_tower.safetensors", MODEL, [f"audio_model {MODEL} holds both towers", "alone"]),
-        ("bad_video_tower.safetensors", "bad_plain_wan.safetensors", ["audio_model bad_plain_wan", "no audio tower"]),
+        (
+            "bad_video_tower.safetensors",
+            "bad_plain_wan.safetensors",
+            ["audio_model bad_plain_wan", "no audio tower"],
+        ),
         (
             "bad_audio_tower.safetensors",
             "bad_video_tower.safetensors",
             ["bad_audio_tower", "the video file as 'model'"],
         ),
-        ("bad_video_tower.safetensors", "bad_truncated.safetensors", ["bad_truncated", "download it again"]),
+        (
+            "bad_video_tower.safetensors",
+            "bad_truncated.safetensors",
+            ["bad_truncated", "download it again"],
+        ),
     ],
 )
 def test_two_files_that_do_not_belong_together(graph, refuse, model, audio, wanted):
@@ -236,15 +294,21 @@ def test_a_layer_that_the_model_lacks_is_refused(graph, refuse):
 def test_a_text_encoder_of_another_width_is_refused(graph, refuse, small_files):
     tokenizer = load_file(small_files / "text_encoders" / "umt5_small.safetensors")["spiece_model"]
     weights = text_encoder_weights(TextSizes(d_model=96), torch.float32, seed=0)
-    save_file(weights | {"spiece_model": tokenizer}, small_files / "text_encoders" / "wide.safetensors")
+    save_file(
+        weights | {"spiece_model": tokenizer}, small_files / "text_encoders" / "wide.safetensors"
+    )
     clip = graph.add("OviTextEncoderLoader", text_encoder="wide.safetensors")
     graph.show(graph.sample(text=graph.text(clip)))
     refuse(graph, "KSampler", "encoded 96 wide", "reads 64", "'Ovi Text Encoder Loader'")
 
 
 def test_the_end_of_a_prompt_that_is_too_long_is_left_out_and_the_log_says_so(run, graph, caplog):
-    """As in the reference, which cuts before it encodes: what is left out changes nothing in what is read."""
-    links = [graph.text(prompt="A man walks by the sea. " * 100 + end) for end in ("", "Then it rains.")]
+    """As in the reference, which cuts before it encodes: what is left out changes nothing in what
+    is read.
+    """
+    links = [
+        graph.text(prompt="A man walks by the sea. " * 100 + end) for end in ("", "Then it rains.")
+    ]
     graph.show(*links)
     result = run(graph)
     long, longer = (result.value(link[0])[0][0] for link in links)
@@ -252,7 +316,9 @@ def test_the_end_of_a_prompt_that_is_too_long_is_left_out_and_the_log_says_so(ru
     assert torch.equal(long, longer)
     records = [record for record in caplog.records if is_ours(record)]
     assert [record.levelno for record in records] == [logging.WARNING] * 2
-    assert re.search(r"Ovi: reads 512 tokens of a prompt; this one has \d+", records[0].getMessage())
+    assert re.search(
+        r"Ovi: reads 512 tokens of a prompt; this one has \d+", records[0].getMessage()
+    )
     caplog.clear()
 
 
@@ -271,11 +337,17 @@ def test_a_sound_without_samples_is_refused_and_leaves_no_file(runtime, graph, r
 
 
 def test_stereo_at_another_rate_is_taken_and_names_go_on(run, runtime, graph):
-    first, second = save(graph, 0.1, channels=2, sample_rate=48000), save(graph, 1.0, channels=1, sample_rate=22050)
+    first, second = (
+        save(graph, 0.1, channels=2, sample_rate=48000),
+        save(graph, 1.0, channels=1, sample_rate=22050),
+    )
     result = run(graph)
     for link in (first, second):
         components = result.value(link[0]).get_components()
         assert components.images.shape == (9, 32, 64, 3)
         seconds = components.audio["waveform"].shape[-1] / components.audio["sample_rate"]
         assert abs(seconds - 9 / 24) < 1024 / 22050
-    assert sorted(path.name for path in (runtime.output / "bad").iterdir()) == ["Ovi_00001_.mp4", "Ovi_00002_.mp4"]
+    assert sorted(path.name for path in (runtime.output / "bad").iterdir()) == [
+        "Ovi_00001_.mp4",
+        "Ovi_00002_.mp4",
+    ]

@@ -1,4 +1,6 @@
-"""EasyCache and LazyCache: what a skipped step reuses for picture and sound, and what it must not touch."""
+"""EasyCache and LazyCache: what a skipped step reuses for picture and sound, and what it must not
+touch.
+"""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,7 +12,8 @@ import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfy_extras import nodes_easycache
-from comfyui_ovi.ovi_model import guidance, latents, solver
+from comfyui_ovi.ovi_model.latent import latents
+from comfyui_ovi.ovi_model.sample import guidance, solver
 from goldens import relative_error
 from safetensors.torch import save_file
 from slow_weights import slow_weights
@@ -22,7 +25,10 @@ pytestmark = pytest.mark.graph
 CACHES = ("EasyCache", "LazyCache")
 SIGMAS = solver.shifted_sigmas(steps=12, shift=5.0)
 START, END = 0.15, 0.9
-EULER, UNIPC = comfy.samplers.sampler_object("euler"), comfy.samplers.KSAMPLER(solver.sample_flow_unipc)
+EULER, UNIPC = (
+    comfy.samplers.sampler_object("euler"),
+    comfy.samplers.KSAMPLER(solver.sample_flow_unipc),
+)
 CFG, AUDIO_CFG, SEED = 4.0, 3.0, 7
 # Some four steps of twelve are skipped, and all that may be.
 USUAL, HIGHEST = 0.3, 3.0
@@ -44,7 +50,9 @@ class Loaded:
 
 @dataclass
 class Sampled:
-    """Both streams of a finished latent; noise level and prompts (0 positive, 1 negative) of each forward."""
+    """Both streams of a finished latent; noise level and prompts (0 positive, 1 negative) of each
+    forward.
+    """
 
     video: torch.Tensor = None
     audio: torch.Tensor = None
@@ -81,7 +89,11 @@ def noting(model, noted: Sampled):
     """A copy of a MODEL that notes its forwards; added last, it is behind the caches."""
 
     def note(executor, *args, **kwargs):
-        (options,) = [value for value in (*args, *kwargs.values()) if isinstance(value, dict) and "sigmas" in value]
+        (options,) = [
+            value
+            for value in (*args, *kwargs.values())
+            if isinstance(value, dict) and "sigmas" in value
+        ]
         noted.forwards.append((float(options["sigmas"][0]), list(options["cond_or_uncond"])))
         return executor(*args, **kwargs)
 
@@ -108,7 +120,9 @@ def sample(loaded, model, latent=None, cfg=CFG, sampler=EULER, noise=None) -> Sa
 
 def errors(actual: Sampled, expected: Sampled) -> tuple[float, float]:
     """Relative errors of picture and sound."""
-    return relative_error(actual.video, expected.video), relative_error(actual.audio, expected.audio)
+    return relative_error(actual.video, expected.video), relative_error(
+        actual.audio, expected.audio
+    )
 
 
 def assert_equal(actual: Sampled, expected: Sampled) -> None:
@@ -125,7 +139,9 @@ def test_a_cache_that_skips_nothing_changes_nothing(loaded, name):
 
 @pytest.mark.parametrize(("name", "learning"), [("EasyCache", 2), ("LazyCache", 1)])
 def test_a_skipped_step_runs_no_forward(loaded, name, learning):
-    """Every step outside the range runs, and those in it from which the rate is learnt; LazyCache learns before it."""
+    """Every step outside the range runs, and those in it from which the rate is learnt; LazyCache
+    learns before it.
+    """
     sampling = loaded.model.get_model_object("model_sampling")
     first, last = sampling.percent_to_sigma(START), sampling.percent_to_sigma(END)
     levels = [float(sigma) for sigma in SIGMAS[:-1]]
@@ -154,7 +170,9 @@ def hold_clean_change(velocity, _x, sigma):
 
 
 def sample_by_hand(loaded: Loaded, levels: list[float], hold) -> list[torch.Tensor]:
-    """Euler's method, written down for each stream alone; the model runs at these noise levels only."""
+    """Euler's method, written down for each stream alone; the model runs at these noise levels
+    only.
+    """
     network = loaded.model.model.diffusion_model
     ((text, _),) = loaded.positive
     noise = comfy.sample.prepare_noise(latents.empty(64, 64, 9, 1)["samples"], SEED)
@@ -169,9 +187,13 @@ def sample_by_hand(loaded: Loaded, levels: list[float], hold) -> list[torch.Tens
     return loaded.model.model.process_latent_out(NestedTensor(streams)).unbind()
 
 
-@pytest.mark.parametrize(("name", "hold"), [("EasyCache", hold_change), ("LazyCache", hold_clean_change)])
+@pytest.mark.parametrize(
+    ("name", "hold"), [("EasyCache", hold_change), ("LazyCache", hold_clean_change)]
+)
 def test_a_skipped_step_reuses_the_past_of_each_stream(loaded, name, hold):
-    """EasyCache adds to the tensor it is given: were that the sampler's own, every later step would start elsewhere."""
+    """EasyCache adds to the tensor it is given: were that the sampler's own, every later step would
+    start elsewhere.
+    """
     actual = sample(loaded, cached(loaded.model, name, USUAL), cfg=1.0)
     assert 3 < len(actual.levels) < 9
     with torch.inference_mode():
@@ -207,7 +229,9 @@ def test_nothing_of_a_run_reaches_the_next(loaded, name):
 def test_each_clip_of_a_batch_is_the_clip_made_alone(loaded, name):
     model = cached(guided(loaded.model), name, USUAL)
     alone, batch = sample(loaded, model), latents.empty(64, 64, 9, 2)
-    both = sample(loaded, model, batch, noise=comfy.sample.prepare_noise(batch["samples"], SEED, [0, 0]))
+    both = sample(
+        loaded, model, batch, noise=comfy.sample.prepare_noise(batch["samples"], SEED, [0, 0])
+    )
     assert both.forwards == alone.forwards
     torch.testing.assert_close(both.video, alone.video.expand_as(both.video), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(both.audio, alone.audio.expand_as(both.audio), rtol=1e-4, atol=1e-4)
@@ -226,7 +250,10 @@ def test_prompts_in_forwards_of_their_own_give_the_same(loaded, name, monkeypatc
 
 @pytest.mark.parametrize("name", CACHES)
 def test_guidance_may_come_before_a_cache_or_after_it(loaded, name):
-    before, after = cached(guided(loaded.model), name, USUAL), guided(cached(loaded.model, name, USUAL))
+    before, after = (
+        cached(guided(loaded.model), name, USUAL),
+        guided(cached(loaded.model, name, USUAL)),
+    )
     expected = sample(loaded, before)
     assert len(expected.levels) < len(SIGMAS) - 1
     assert_equal(sample(loaded, after), expected)
@@ -257,13 +284,19 @@ def from_image() -> dict:
     video[:, :, 0] = torch.randn(video[:, :, 0].shape, generator=torch.Generator().manual_seed(3))
     video_mask = torch.ones(1, 1, *video.shape[2:])
     video_mask[:, :, 0] = 0
-    return {"samples": NestedTensor([video, audio]), "noise_mask": NestedTensor([video_mask, torch.ones_like(audio)])}
+    return {
+        "samples": NestedTensor([video, audio]),
+        "noise_mask": NestedTensor([video_mask, torch.ones_like(audio)]),
+    }
 
 
 @pytest.mark.parametrize("name", CACHES)
 def test_the_image_that_starts_a_clip_stays(loaded, name):
     model, latent = guided(loaded.model), from_image()
-    expected, actual = sample(loaded, model, latent), sample(loaded, cached(model, name, USUAL), latent)
+    expected, actual = (
+        sample(loaded, model, latent),
+        sample(loaded, cached(model, name, USUAL), latent),
+    )
     assert len(actual.levels) < len(SIGMAS) - 1
     given = latent["samples"].unbind()[0][:, :, 0]
     torch.testing.assert_close(actual.video[:, :, 0], given, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,6 @@
-"""TorchCompileModel on Ovi: one graph without breaks, made once for all steps and for all runs of one size."""
+"""TorchCompileModel on Ovi: one graph without breaks, made once for all steps and for all runs of
+one size.
+"""
 
 import comfy.sample
 import pytest
@@ -6,7 +8,7 @@ import torch
 import torch._dynamo
 from comfy.nested_tensor import NestedTensor
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from comfyui_ovi.ovi_model import attention, guidance
+from comfyui_ovi.ovi_model.sample import attention_kernel, guidance
 from goldens import relative_error, small_configs, small_patcher
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
@@ -16,12 +18,23 @@ SHAPES = (1, 48, 3, 4, 6), (1, 20, 16)
 
 def sample(patcher, seed, steps=4, cfg=4.0, mask=None):
     draw = torch.Generator().manual_seed(seed)
-    prompts = [[[torch.randn(1, 16, small_configs()[0].text_dim, generator=draw), {}]] for _ in range(2)]
+    prompts = [
+        [[torch.randn(1, 16, small_configs()[0].text_dim, generator=draw), {}]] for _ in range(2)
+    ]
     noise = NestedTensor([torch.randn(shape, generator=draw) for shape in SHAPES])
     empty = NestedTensor([torch.zeros(shape) for shape in SHAPES])
     with torch.inference_mode():
         return comfy.sample.sample(
-            patcher, noise, steps, cfg, "euler", "simple", *prompts, empty, noise_mask=mask, seed=seed
+            patcher,
+            noise,
+            steps,
+            cfg,
+            "euler",
+            "simple",
+            *prompts,
+            empty,
+            noise_mask=mask,
+            seed=seed,
         ).unbind()
 
 
@@ -41,8 +54,10 @@ def compiled():
 
 
 def guided(end_percent):
-    """With the attention of a card; core's for processors asks the system for free memory in the middle of a graph."""
-    model, _ = attention.choose_attention(small_patcher(), "pytorch")
+    """With the attention of a card; core's for processors asks the system for free memory in the
+    middle of a graph.
+    """
+    model, _ = attention_kernel.choose_attention(small_patcher(), "pytorch")
     return guidance.guide(model, 3.0, 1, 0.0, end_percent)
 
 

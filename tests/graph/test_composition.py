@@ -31,7 +31,11 @@ def test_every_weight_dtype_loads_and_stays_near_the_file(run, graph, loader):
     models = {}
     for name in FLOAT8:
         ours = {"model": MODEL, "audio_model": "in the same file", "weight_dtype": name}
-        models[name] = graph.add("OviModelLoader", **ours) if loader == "ours" else graph.model(weight_dtype=name)
+        models[name] = (
+            graph.add("OviModelLoader", **ours)
+            if loader == "ours"
+            else graph.model(weight_dtype=name)
+        )
     links = [graph.sample(model, text) for model in models.values()]
     graph.show(*links)
     result = run(graph)
@@ -45,7 +49,9 @@ def test_every_weight_dtype_loads_and_stays_near_the_file(run, graph, loader):
 
 
 def split_files(folder):
-    """The two files of a split release in each spelling: video bare or prefixed, audio bare or prefixed."""
+    """The two files of a split release in each spelling: video bare or prefixed, audio bare or
+    prefixed.
+    """
     released = load_file(folder / MODEL)
     video = {key: tensor for key, tensor in released.items() if key.startswith("video_model.")}
     audio = {key: tensor for key, tensor in released.items() if key.startswith("audio_model.")}
@@ -56,7 +62,10 @@ def split_files(folder):
 
 
 def _bare(weights):
-    return {key.split(".", 1)[1].replace(".modulation.modulation", ".modulation"): weights[key] for key in weights}
+    return {
+        key.split(".", 1)[1].replace(".modulation.modulation", ".modulation"): weights[key]
+        for key in weights
+    }
 
 
 def test_two_files_in_every_spelling_equal_the_one_file(run, graph, model_folder):
@@ -64,10 +73,15 @@ def test_two_files_in_every_spelling_equal_the_one_file(run, graph, model_folder
     text = graph.text()
     pairs = [(MODEL, "in the same file")]
     pairs += [
-        (f"video_{v}.safetensors", f"audio_{a}.safetensors") for v in ("bare", "prefixed") for a in ("bare", "prefixed")
+        (f"video_{v}.safetensors", f"audio_{a}.safetensors")
+        for v in ("bare", "prefixed")
+        for a in ("bare", "prefixed")
     ]
     models = [graph.model()]
-    models += [graph.add("OviModelLoader", model=v, audio_model=a, weight_dtype="default") for v, a in pairs]
+    models += [
+        graph.add("OviModelLoader", model=v, audio_model=a, weight_dtype="default")
+        for v, a in pairs
+    ]
     links = [graph.sample(model, text, steps=1) for model in models]
     graph.show(*links)
     expected, *others = sampled(run(graph), *links)
@@ -77,7 +91,12 @@ def test_two_files_in_every_spelling_equal_the_one_file(run, graph, model_folder
 
 @pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
 def test_caches_save_calls_and_stay_near(run, graph, node):
-    settings = {"reuse_threshold": 1.5, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    settings = {
+        "reuse_threshold": 1.5,
+        "start_percent": 0.15,
+        "end_percent": 0.95,
+        "verbose": False,
+    }
     cached = graph.add(node, model=graph.model(), **settings)
     link = graph.sample(graph.add("CountForwards", model=cached), steps=12)
     graph.show(link)
@@ -102,12 +121,22 @@ def can_compile() -> bool:
 
 @pytest.mark.parametrize(
     "backend",
-    ["cudagraphs", pytest.param("inductor", marks=pytest.mark.skipif(not can_compile(), reason="no C++ compiler"))],
+    [
+        "cudagraphs",
+        pytest.param(
+            "inductor", marks=pytest.mark.skipif(not can_compile(), reason="no C++ compiler")
+        ),
+    ],
 )
 def test_a_compiled_model_gives_the_same(run, graph, model_folder, backend):
-    """With the attention of graphics cards: the one for the CPU reads the free memory, which nothing compiles."""
+    """With the attention of graphics cards: the one for the CPU reads the free memory, which
+    nothing compiles.
+    """
     torch._dynamo.utils.counters.clear()
-    save_file(ovi_weights(OviSizes(layers=1), torch.float32, seed=1), model_folder / "ovi_one_block.safetensors")
+    save_file(
+        ovi_weights(OviSizes(layers=1), torch.float32, seed=1),
+        model_folder / "ovi_one_block.safetensors",
+    )
     plain, text = graph.model("ovi_one_block.safetensors"), graph.text()
     model = graph.add("OviAttention", model=plain, kernel="pytorch")
     compiled = graph.add("TorchCompileModel", model=model, backend=backend)
@@ -135,7 +164,11 @@ def test_a_saved_model_loads_again(run, runtime, graph, model_folder, small_file
     shutil.copy(saved, small_files / "checkpoints" / "saved.safetensors")
     saved.rename(model_folder / "saved.safetensors")
     again = Graph()
-    ours = {"model": "saved.safetensors", "audio_model": "in the same file", "weight_dtype": "default"}
+    ours = {
+        "model": "saved.safetensors",
+        "audio_model": "in the same file",
+        "weight_dtype": "default",
+    }
     models = [again.model("saved.safetensors"), again.add("OviModelLoader", **ours)]
     models.append(again.add("CheckpointLoaderSimple", ckpt_name="saved.safetensors"))
     text = again.text()
@@ -173,13 +206,21 @@ def test_stock_decoders_agree_with_ours(run, graph, batch_size):
     assert stock["sample_rate"] == 44100
     assert waveform.std() > 0
     for clip, resampled in zip(waveform, stock["waveform"], strict=True):
-        kept = np.interp(np.arange(2000, 4000) / 16000, np.arange(resampled.shape[1]) / 44100, resampled[0])
+        kept = np.interp(
+            np.arange(2000, 4000) / 16000, np.arange(resampled.shape[1]) / 44100, resampled[0]
+        )
         assert np.corrcoef(kept, clip[0, 2000:4000])[0, 1] > 0.9
 
 
 def test_frames_are_upscaled_and_saved_by_stock_nodes(run, runtime, graph):
     latent, _ = decoded(graph)
-    ours = graph.add("OviDecode", samples=latent, vae=graph.video_vae(), audio_vae=graph.audio_vae(), tiling="auto")
+    ours = graph.add(
+        "OviDecode",
+        samples=latent,
+        vae=graph.video_vae(),
+        audio_vae=graph.audio_vae(),
+        tiling="auto",
+    )
     upscaler = graph.add("UpscaleModelLoader", model_name="small_2x.safetensors")
     larger = graph.add("ImageUpscaleWithModel", upscale_model=upscaler, image=ours)
     video = graph.add("CreateVideo", images=larger, audio=output(ours, 1), fps=24.0)

@@ -1,4 +1,6 @@
-"""What people and programs send to ComfyUI: names that lead out of its folders, odd and damaged files, half letters."""
+"""What people and programs send to ComfyUI: names that lead out of its folders, odd and damaged
+files, half letters.
+"""
 
 import os
 import shutil
@@ -14,7 +16,12 @@ SAME_FILE = "in the same file"
 # Each input that names a file: the node, its other inputs, the input.
 MODEL_INPUTS = {"model": MODEL, "audio_model": SAME_FILE, "weight_dtype": "default"}
 VAE_INPUTS = {"vae": "mmaudio_small.safetensors", "vocoder": SAME_FILE}
-LORA_INPUTS = {"lora_name": "", "strength_video": 1.0, "strength_audio": 1.0, "strength_fusion": 1.0}
+LORA_INPUTS = {
+    "lora_name": "",
+    "strength_video": 1.0,
+    "strength_audio": 1.0,
+    "strength_fusion": 1.0,
+}
 FILE_INPUTS = [
     ("OviModelLoader", MODEL_INPUTS, "model"),
     ("OviModelLoader", MODEL_INPUTS, "audio_model"),
@@ -51,10 +58,26 @@ def secret(runtime, model_folder):
 
 @pytest.mark.parametrize(("node", "inputs", "name"), FILE_INPUTS, ids=INPUT_NAMES)
 def test_no_name_leads_out_of_the_models_folder(runtime, secret, node, inputs, name):
-    """Neither through a prompt, nor where a core hands on what a prompt says without a look at the list."""
+    """Neither through a prompt, nor where a core hands on what a prompt says without a look at the
+    list.
+    """
     execute = runtime.nodes.NODE_CLASS_MAPPINGS[node].execute
-    outside = ["../../secret.safetensors", f"x/../../../{secret.name}", str(secret), "/etc/passwd", "C:\\secret.pt"]
-    for file in [*outside, "..\\..\\secret.safetensors", "nul\0.safetensors", "", ".", "..", "x" * 5000]:
+    outside = [
+        "../../secret.safetensors",
+        f"x/../../../{secret.name}",
+        str(secret),
+        "/etc/passwd",
+        "C:\\secret.pt",
+    ]
+    for file in [
+        *outside,
+        "..\\..\\secret.safetensors",
+        "nul\0.safetensors",
+        "",
+        ".",
+        "..",
+        "x" * 5000,
+    ]:
         graph = Graph()
         load_with(graph, node, inputs, name, file)
         result = runtime.run(graph.prompt)
@@ -93,9 +116,13 @@ def test_a_pipe_and_a_link_to_nothing_are_not_waited_for(runtime, model_folder):
 
 # The audio tower's file is read only once the video tower's is good.
 @pytest.mark.parametrize(
-    ("node", "inputs", "name"), FILE_INPUTS[:1] + FILE_INPUTS[2:], ids=INPUT_NAMES[:1] + INPUT_NAMES[2:]
+    ("node", "inputs", "name"),
+    FILE_INPUTS[:1] + FILE_INPUTS[2:],
+    ids=INPUT_NAMES[:1] + INPUT_NAMES[2:],
 )
-def test_a_pickle_that_would_run_is_refused(runtime, graph, model_folder, tmp_path, node, inputs, name):
+def test_a_pickle_that_would_run_is_refused(
+    runtime, graph, model_folder, tmp_path, node, inputs, name
+):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "trap"),)
@@ -112,7 +139,9 @@ def test_a_pickle_that_would_run_is_refused(runtime, graph, model_folder, tmp_pa
 
 def save_video(graph, prefix):
     images = graph.add("EmptyImage", width=64, height=32, batch_size=1, color=0)
-    graph.add("OviSaveVideo", images=images, fps=24.0, filename_prefix=prefix, format="mp4", quality=1)
+    graph.add(
+        "OviSaveVideo", images=images, fps=24.0, filename_prefix=prefix, format="mp4", quality=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,4 +198,6 @@ def test_nan_in_a_matrix_shows_before_anything_is_decoded(runtime, graph, model_
     graph.show(graph.add("OviDecode", samples=sampled, tiling="auto", **vaes))
     result = runtime.run(graph.prompt)
     assert "OviDecode" in result.error
-    assert "'samples' holds infinite or undefined numbers (NaN): the sampling failed" in result.error
+    assert (
+        "'samples' holds infinite or undefined numbers (NaN): the sampling failed" in result.error
+    )

@@ -6,7 +6,10 @@ from comfy.nested_tensor import NestedTensor
 
 pytestmark = [pytest.mark.graph, pytest.mark.usefixtures("small_files")]
 
-AUDIO = {"class_type": "OviAudioVAELoader", "inputs": {"vae": "mmaudio_vae_small.pth", "vocoder": "bigvgan_small.pt"}}
+AUDIO = {
+    "class_type": "OviAudioVAELoader",
+    "inputs": {"vae": "mmaudio_vae_small.pth", "vocoder": "bigvgan_small.pt"},
+}
 VIDEO = {"class_type": "VAELoader", "inputs": {"vae_name": "wan22_tiny_small.safetensors"}}
 
 
@@ -35,7 +38,10 @@ def latent(runtime, monkeypatch):
 def text_prompt(file):
     return {
         "1": {"class_type": "OviTextEncoderLoader", "inputs": {"text_encoder": file}},
-        "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 0], "text": "<S>Hello.<E> rain"}},
+        "2": {
+            "class_type": "CLIPTextEncode",
+            "inputs": {"clip": ["1", 0], "text": "<S>Hello.<E> rain"},
+        },
         "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
     }
 

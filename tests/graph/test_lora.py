@@ -3,7 +3,16 @@
 import pytest
 import torch
 from goldens import relative_error
-from lora_files import AUDIO_LAYERS, LAYERS, STYLES, VIDEO_LAYERS, lora, released_name, with_lora, write_lora
+from lora_files import (
+    AUDIO_LAYERS,
+    LAYERS,
+    STYLES,
+    VIDEO_LAYERS,
+    lora,
+    released_name,
+    with_lora,
+    write_lora,
+)
 from safetensors.torch import load_file, save_file
 from small_graph import MODEL, output, sampled
 from weight_layouts import FP8_E4M3, LAYOUTS
@@ -33,17 +42,25 @@ def merged(weights, layers, strength=1.0):
     for layer in layers:
         up, down = (added[f"diffusion_model.{layer}.lora_{part}.weight"] for part in "BA")
         key = f"{released_name(layer)}.weight"
-        weights = {**weights, key: weights[key] + strength * (up.flatten(1) @ down.flatten(1)).view_as(weights[key])}
+        weights = {
+            **weights,
+            key: weights[key] + strength * (up.flatten(1) @ down.flatten(1)).view_as(weights[key]),
+        }
     return weights
 
 
 @pytest.mark.usefixtures("loras")
 def test_every_style_of_names_is_the_lora_added_to_the_file(run, graph, model_folder, caplog):
-    """Every file through the stock loader, one also through the others; against weights added by hand."""
+    """Every file through the stock loader, one also through the others; against weights added by
+    hand.
+    """
     save_file(merged(load_file(model_folder / MODEL), LAYERS), model_folder / "merged.safetensors")
     model, clip = graph.model(), graph.clip()
     text = graph.text(clip)
-    links = {name: graph.sample(graph.model(name), text, steps=1) for name in (MODEL, "merged.safetensors")}
+    links = {
+        name: graph.sample(graph.model(name), text, steps=1)
+        for name in (MODEL, "merged.safetensors")
+    }
     models = {style: with_lora(graph, model, f"{style}.safetensors") for style in STYLES}
     strengths = {"strength_model": 1.0, "strength_clip": 1.0}
     models["with text"] = graph.add(
@@ -51,8 +68,15 @@ def test_every_style_of_names_is_the_lora_added_to_the_file(run, graph, model_fo
     )
     models["ours"] = with_ours(graph, model, "diffusers.safetensors")
     links |= {name: graph.sample(changed, text, steps=1) for name, changed in models.items()}
-    hook = graph.add("CreateHookLoraModelOnly", lora_name="diffusers.safetensors", strength_model=1.0)
-    pair = {"positive_NEW": text, "negative_NEW": output(text, 1), "strength": 1.0, "set_cond_area": "default"}
+    hook = graph.add(
+        "CreateHookLoraModelOnly", lora_name="diffusers.safetensors", strength_model=1.0
+    )
+    pair = {
+        "positive_NEW": text,
+        "negative_NEW": output(text, 1),
+        "strength": 1.0,
+        "set_cond_area": "default",
+    }
     hooked = graph.add("PairConditioningSetProperties", hooks=hook, **pair)
     links["hook"] = graph.sample(model, hooked, steps=1)
     graph.show(*links.values())
@@ -87,7 +111,9 @@ DIFFERENCES = {
 
 
 @pytest.mark.parametrize("key", DIFFERENCES)
-def test_a_difference_of_any_sort_of_weight_is_added_to_it(run, graph, model_folder, small_files, key):
+def test_a_difference_of_any_sort_of_weight_is_added_to_it(
+    run, graph, model_folder, small_files, key
+):
     weights = load_file(model_folder / MODEL)
     difference = 0.3 * seeded(key, weights[key].shape)
     save_file({DIFFERENCES[key]: difference}, small_files / "loras" / f"{key}.safetensors")
@@ -95,7 +121,10 @@ def test_a_difference_of_any_sort_of_weight_is_added_to_it(run, graph, model_fol
     model, text = graph.model(), graph.text()
     changed = with_lora(graph, model, f"{key}.safetensors")
     ours = with_ours(graph, model, f"{key}.safetensors")
-    links = [graph.sample(m, text, steps=1) for m in (model, graph.model(f"{key}.safetensors"), changed, ours)]
+    links = [
+        graph.sample(m, text, steps=1)
+        for m in (model, graph.model(f"{key}.safetensors"), changed, ours)
+    ]
     graph.show(*links)
     plain, expected, *actual = sampled(run(graph), *links)
     assert relative_error(expected, plain) > 1e-3
@@ -135,9 +164,15 @@ def test_equal_strengths_are_the_stock_loader(run, graph):
 
 @pytest.mark.usefixtures("loras")
 def test_strengths_by_part_and_a_stack_of_two(run, graph, model_folder):
-    """One loader with three strengths, and two in a row that change a part each; against weights added by hand."""
+    """One loader with three strengths, and two in a row that change a part each; against weights
+    added by hand.
+    """
     parts = {"fusion": [layer for layer in LAYERS if layer.endswith("_fusion")]}
-    parts["audio"] = [layer for layer in LAYERS if layer.startswith("audio_model.") and layer not in parts["fusion"]]
+    parts["audio"] = [
+        layer
+        for layer in LAYERS
+        if layer.startswith("audio_model.") and layer not in parts["fusion"]
+    ]
     parts["video"] = [layer for layer in LAYERS if layer not in parts["fusion"] + parts["audio"]]
     strengths = {"video": 1.0, "audio": -0.5, "fusion": 2.0}
     weights = load_file(model_folder / MODEL)
@@ -161,7 +196,8 @@ def test_strengths_by_part_and_a_stack_of_two(run, graph, model_folder):
     assert result.value(first[0], 1) == report.format(**counts)
 
 
-# Every precision in which a file can be, among the layouts people have; the others hold the same numbers.
+# Every precision in which a file can be, among the layouts people have; the others hold the same
+# numbers.
 PRECISIONS = ("fused_fp16", "fused_bf16", "plain_fp8", "scaled_fp8", "marked_fp8")
 
 
@@ -173,11 +209,13 @@ def in_layout(graph, folder, layout):
 
 @pytest.mark.usefixtures("loras")
 def test_a_lora_takes_effect_in_every_precision(run, graph, model_folder):
-    """As it does in float32, but for the rounding of weights, once in the file and once with the LoRA added.
+    """As it does in float32, but for the rounding of weights, once in the file and once with the
+    LoRA added.
 
-    The first is by half a unit in the last place at most. The second can be by a whole one, for core rounds eight
-    bits up or down at random, in proportion. So a weight is off by three times the half unit at most, and a result,
-    which is a sum over many weights, by less.
+    The first is by half a unit in the last place at most. The second can be by a whole one, for
+    core rounds eight
+    bits up or down at random, in proportion. So a weight is off by three times the half unit at
+    most, and a result, which is a sum over many weights, by less.
     """
     layouts = [layout for layout in LAYOUTS if layout.name in PRECISIONS]
     assert len(layouts) == len(PRECISIONS)
@@ -189,5 +227,7 @@ def test_a_lora_takes_effect_in_every_precision(run, graph, model_folder):
     graph.show(*links)
     plain, expected, *others = sampled(run(graph), *links)
     assert relative_error(expected, plain) > 1
-    for rounding, actual in zip([FP8_E4M3, *(layout.rounding for layout in layouts)], others, strict=True):
+    for rounding, actual in zip(
+        [FP8_E4M3, *(layout.rounding for layout in layouts)], others, strict=True
+    ):
         assert 0 < relative_error(actual, expected) < 3 * rounding

@@ -15,7 +15,9 @@ def mask(graph, width, height, held_columns):
     """A mask of 1, to be made anew, but for its first columns, 0, which are held."""
     whole = graph.add("SolidMask", value=1.0, width=width, height=height)
     held = graph.add("SolidMask", value=0.0, width=held_columns, height=height)
-    return graph.add("MaskComposite", destination=whole, source=held, x=0, y=0, operation="multiply")
+    return graph.add(
+        "MaskComposite", destination=whole, source=held, x=0, y=0, operation="multiply"
+    )
 
 
 def sampled_then_separated(graph, model, text):
@@ -25,7 +27,9 @@ def sampled_then_separated(graph, model, text):
 
 
 def masked(graph, latent, width, height, held_columns):
-    return graph.add("SetLatentNoiseMask", samples=latent, mask=mask(graph, width, height, held_columns))
+    return graph.add(
+        "SetLatentNoiseMask", samples=latent, mask=mask(graph, width, height, held_columns)
+    )
 
 
 def test_the_held_side_of_a_picture_stays(run, graph):
@@ -61,10 +65,14 @@ def test_a_held_sound_stays(run, graph, width, height, held_columns):
 def test_a_mask_on_the_whole_latent_is_for_the_picture(run, graph):
     model, text = graph.model(), graph.text()
     first = graph.sample(model, text, seed=3)
-    again = graph.sample(model, text, latent_image=masked(graph, first, 4, 4, held_columns=4), seed=4)
+    again = graph.sample(
+        model, text, latent_image=masked(graph, first, 4, 4, held_columns=4), seed=4
+    )
     graph.show(again)
     result = run(graph)
-    (video, audio), (video_after, audio_after) = (parts(result.value(link[0])) for link in (first, again))
+    (video, audio), (video_after, audio_after) = (
+        parts(result.value(link[0])) for link in (first, again)
+    )
     torch.testing.assert_close(video_after, video, rtol=1e-4, atol=1e-4)
     assert relative_error(audio_after, audio) > 0.1
 
@@ -81,7 +89,9 @@ def test_masks_survive_being_taken_apart_and_put_together(run, graph):
     result = run(graph)
     for key in ("samples", "noise_mask"):
         for before, after in zip(
-            result.value(together[0])[key].unbind(), result.value(again[0])[key].unbind(), strict=True
+            result.value(together[0])[key].unbind(),
+            result.value(again[0])[key].unbind(),
+            strict=True,
         ):
             assert torch.equal(before, after)
 
@@ -108,7 +118,11 @@ def test_each_clip_of_a_batch_is_the_clip_made_alone(run, runtime, graph):
     links = {size: whole_way(graph, size, folder) for size, folder in folders.items()}
     result = run(graph)
     alone, batch = (
-        [parts(result.value(link[0])), result.value(images[0]), result.value(images[0], 1)["waveform"]]
+        [
+            parts(result.value(link[0])),
+            result.value(images[0]),
+            result.value(images[0], 1)["waveform"],
+        ]
         for link, images, _ in links.values()
     )
     for one, two in zip(alone[0], batch[0], strict=True):
@@ -135,7 +149,11 @@ def test_clips_of_a_batch_differ_with_stock_noise(run, graph):
 
 @pytest.mark.parametrize(
     ("place", "event"),
-    [("SamplerCustomAdvanced", "progress"), ("OviDecode", "executing"), ("OviSaveVideo", "progress")],
+    [
+        ("SamplerCustomAdvanced", "progress"),
+        ("OviDecode", "executing"),
+        ("OviSaveVideo", "progress"),
+    ],
 )
 def test_an_interrupt_stops_at_once_and_the_next_run_works(stand_ins, runtime, graph, place, event):  # noqa: ARG001
     folder = f"interrupted_{place}"

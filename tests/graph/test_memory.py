@@ -1,4 +1,6 @@
-"""What a run takes and gives back: batching by free memory, unloading by core alone, weights that stay elsewhere."""
+"""What a run takes and gives back: batching by free memory, unloading by core alone, weights that
+stay elsewhere.
+"""
 
 import gc
 import json
@@ -16,7 +18,7 @@ import layout_writers
 import pytest
 import torch
 from comfy_server import running_server
-from comfyui_ovi.ovi_model import loader
+from comfyui_ovi.ovi_model.load import diffusion_model
 from count_bytes import CountBytes, fused_attention
 from goldens import relative_error
 from safetensors.torch import load_file, save_file
@@ -28,8 +30,8 @@ pytestmark = pytest.mark.graph
 CPU, META = torch.device("cpu"), torch.device("meta")
 SIZES = OviSizes(layers=2)
 
-# A flag of ComfyUI's, what to choose in the loader to get the same, and how near: float16 keeps eleven bits through
-# four blocks; eight-bit weights are the same numbers either way.
+# A flag of ComfyUI's, what to choose in the loader to get the same, and how near: float16 keeps
+# eleven bits through four blocks; eight-bit weights are the same numbers either way.
 FLAGS = [("--force-fp16", "default", 3e-3), ("--fp8_e4m3fn-unet", "fp8_e4m3fn", 1e-4)]
 
 
@@ -73,18 +75,31 @@ def test_both_prompts_share_a_forward_while_memory_allows(run, graph, monkeypatc
 
 
 def test_core_alone_unloads_everything(runtime, graph, model_folder, stand_ins):  # noqa: ARG001
-    model = graph.add("OviModelLoader", model=MODEL, audio_model="in the same file", weight_dtype="default")
-    lora = graph.add("LoraLoaderModelOnly", model=model, lora_name="ovi_small_lora.safetensors", strength_model=1.0)
+    model = graph.add(
+        "OviModelLoader", model=MODEL, audio_model="in the same file", weight_dtype="default"
+    )
+    lora = graph.add(
+        "LoraLoaderModelOnly",
+        model=model,
+        lora_name="ovi_small_lora.safetensors",
+        strength_model=1.0,
+    )
     clip, audio_vae = graph.clip(), graph.audio_vae()
     latent = graph.sample(lora, graph.text(clip), steps=1)
-    graph.show(graph.add("OviDecode", samples=latent, vae=graph.video_vae(), audio_vae=audio_vae, tiling="off"))
+    graph.show(
+        graph.add(
+            "OviDecode", samples=latent, vae=graph.video_vae(), audio_vae=audio_vae, tiling="off"
+        )
+    )
     executor = runtime.new_executor()
     result = runtime.run(graph.prompt, executor=executor)
     assert result.ok, result.error
     base = result.value(model[0]).model
     models = (base, base.diffusion_model, result.value(clip[0]).cond_stage_model)
     alive = [weakref.ref(part) for part in (*models, result.value(audio_vae[0]).first_stage_model)]
-    assert any(loaded.model.model is base for loaded in comfy.model_management.current_loaded_models)
+    assert any(
+        loaded.model.model is base for loaded in comfy.model_management.current_loaded_models
+    )
     del result, base, models
 
     # What the server does for /free.
@@ -129,7 +144,9 @@ def load(tmp_path):
             options = {"dtype": getattr(torch, layout)}
             patcher = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
         if with_lora:
-            patcher, _ = comfy.sd.load_lora_for_models(patcher, None, lora_weights(SIZES, seed=2), 1.0, 0.0)
+            patcher, _ = comfy.sd.load_lora_for_models(
+                patcher, None, lora_weights(SIZES, seed=2), 1.0, 0.0
+            )
         return patcher
 
     return load_one
@@ -140,9 +157,13 @@ def forward(patcher, device=CPU, **options):
     generator = torch.Generator().manual_seed(3)
     dtype = patcher.model.manual_cast_dtype or patcher.model.get_dtype()
     shapes = (1, 48, 3, 4, 4), (1, 20, 10), (1, 512, SIZES.text_dim)
-    video, audio, text = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
+    video, audio, text = (
+        torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes
+    )
     time = torch.full((1,), 500.0, device=device)
-    velocities = patcher.model.diffusion_model([video, audio], time, text, text, transformer_options=options)
+    velocities = patcher.model.diffusion_model(
+        [video, audio], time, text, text, transformer_options=options
+    )
     return torch.cat([velocity.flatten() for velocity in velocities]).float()
 
 
@@ -154,7 +175,8 @@ def test_a_model_loaded_in_part_gives_the_same(load, layout, with_lora):
     patcher.load(CPU, full_load=True)
     assert not patcher.model.model_lowvram
     expected = forward(patcher)
-    # A patched weight is rounded to eight bits again if it is loaded, but not if it is patched at use.
+    # A patched weight is rounded to eight bits again if it is loaded, but not if it is patched at
+    # use.
     bound = 0.06 if with_lora and layout != "float32" else 1e-5
     for share in (1e-6, 0.3, 0.7):
         patcher.detach()
@@ -183,7 +205,9 @@ def test_every_weight_is_taken_to_where_it_is_used(load, layout):
 
 @pytest.mark.parametrize("state", ["LOW_VRAM", "NO_VRAM", "HIGH_VRAM"])
 def test_every_state_of_memory_gives_the_same(run, graph, monkeypatch, state):
-    """What --lowvram, --novram, --highvram and --gpu-only set; core does not let them go with --cpu."""
+    """What --lowvram, --novram, --highvram and --gpu-only set; core does not let them go with
+    --cpu.
+    """
     model = graph.model()
     link = graph.sample(model, steps=1)
     graph.show(link)
@@ -199,7 +223,9 @@ def test_every_state_of_memory_gives_the_same(run, graph, monkeypatch, state):
 
 
 @pytest.mark.parametrize(("flag", "weight_dtype", "bound"), FLAGS)
-def test_flags_of_precision_give_the_right_result(run, small_files, graph, tmp_path, flag, weight_dtype, bound):
+def test_flags_of_precision_give_the_right_result(
+    run, small_files, graph, tmp_path, flag, weight_dtype, bound
+):
     model = graph.model()
     latent = graph.sample(model, steps=1, cfg=1.0)
     separate = graph.add("OviSeparateLatent", latent=latent)
@@ -220,26 +246,38 @@ def test_flags_of_precision_give_the_right_result(run, small_files, graph, tmp_p
 
 
 def map_read_only(path):
-    """Read a safetensors file as ComfyUI does with dynamic memory: tensors lie in a map that nothing may write to."""
+    """Read a safetensors file as ComfyUI does with dynamic memory: tensors lie in a map that
+    nothing may write to.
+    """
     with Path(path).open("rb") as file:
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(bytes(content[8 : 8 + length])), content[8 + length :]
     metadata = header.pop("__metadata__", {})
     return {
-        key: torch.frombuffer(data[slice(*about["data_offsets"])], dtype=torch.float32).view(about["shape"])
+        key: torch.frombuffer(data[slice(*about["data_offsets"])], dtype=torch.float32).view(
+            about["shape"]
+        )
         for key, about in header.items()
     }, metadata
 
 
-@pytest.mark.skipif(not hasattr(comfy.model_patcher, "ModelPatcherDynamic"), reason="this core has no dynamic memory")
+@pytest.mark.skipif(
+    not hasattr(comfy.model_patcher, "ModelPatcherDynamic"),
+    reason="this core has no dynamic memory",
+)
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 @pytest.mark.parametrize(
-    "load_file_as_model", [comfy.sd.load_diffusion_model, lambda path: loader.load_model(path, None, "default")]
+    "load_file_as_model",
+    [comfy.sd.load_diffusion_model, lambda path: diffusion_model.load_model(path, None, "default")],
 )
 @torch.inference_mode()
-def test_dynamic_memory_finds_no_weight_before_it_loads_and_none_missing(load_file_as_model, tmp_path, monkeypatch):
-    """Layers without weights, then weights that are the file itself; what a card does with them is not tried here."""
+def test_dynamic_memory_finds_no_weight_before_it_loads_and_none_missing(
+    load_file_as_model, tmp_path, monkeypatch
+):
+    """Layers without weights, then weights that are the file itself; what a card does with them is
+    not tried here.
+    """
     path = str(tmp_path / "model.safetensors")
     save_file(ovi_weights(SIZES, torch.float32, seed=1), path)
     plain = load_file_as_model(path)
@@ -258,7 +296,9 @@ def test_dynamic_memory_finds_no_weight_before_it_loads_and_none_missing(load_fi
             lazy(module, state_dict, prefix, local_metadata, missing_keys, *args, **kwargs)
             missing.extend(missing_keys)
 
-        dynamic.setattr(comfy.ops.disable_weight_init, "_lazy_load_from_state_dict", staticmethod(watch))
+        dynamic.setattr(
+            comfy.ops.disable_weight_init, "_lazy_load_from_state_dict", staticmethod(watch)
+        )
         patcher = load_file_as_model(path)
     layers = [layer for layer in patcher.model.modules() if isinstance(layer, torch.nn.Linear)]
     assert missing == []

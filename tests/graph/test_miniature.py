@@ -1,15 +1,16 @@
-"""The miniature in ComfyUI: its node, the ordinary loaders on the same files, and what its clips mean."""
+"""The miniature in ComfyUI: its node, the ordinary loaders on the same files, and what its clips
+mean.
+"""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model import miniature as files
+from comfyui_ovi.miniature.training import evaluate, figures, judge, world
+from comfyui_ovi.ovi_model.load import miniature as files
 from PIL import Image
 from small_graph import Graph, output, sampled
-
-from miniature import evaluate, figures, judge, world
 
 pytestmark = pytest.mark.graph
 
@@ -31,7 +32,11 @@ class WithoutFusion:
     def patch(self, model):
         model = model.clone()
         weights = model.model.state_dict().items()
-        nothing = {name: ("set", (torch.zeros_like(weight),)) for name, weight in weights if ".v_fusion." in name}
+        nothing = {
+            name: ("set", (torch.zeros_like(weight),))
+            for name, weight in weights
+            if ".v_fusion." in name
+        }
         assert len(model.add_patches(nothing)) == 2 * 2 * LAYERS  # weight and bias, in both towers
         return (model,)
 
@@ -63,7 +68,9 @@ def copied(runtime):
 
 
 def sample_clip(graph, model, clip, prompt, seed, steps=SETTINGS["steps"], latent=None):
-    """Add the shared workflow's way from a model to a latent; without a latent to start from, from an empty one."""
+    """Add the shared workflow's way from a model to a latent; without a latent to start from, from
+    an empty one.
+    """
     text = graph.add(
         "OviTextEncode",
         clip=clip,
@@ -73,9 +80,16 @@ def sample_clip(graph, model, clip, prompt, seed, steps=SETTINGS["steps"], laten
         sound_tag="Audio:",
     )
     guided = graph.add(
-        "OviGuidance", model=model, audio_cfg=SETTINGS["audio_cfg"], skip_layer=-1, start_percent=0.0, end_percent=1.0
+        "OviGuidance",
+        model=model,
+        audio_cfg=SETTINGS["audio_cfg"],
+        skip_layer=-1,
+        start_percent=0.0,
+        end_percent=1.0,
     )
-    guider = graph.add("CFGGuider", model=guided, positive=text, negative=output(text, 1), cfg=SETTINGS["cfg"])
+    guider = graph.add(
+        "CFGGuider", model=guided, positive=text, negative=output(text, 1), cfg=SETTINGS["cfg"]
+    )
     sigmas = graph.add("OviScheduler", steps=steps, shift=SETTINGS["shift"], denoise=1.0)
     return graph.add(
         "SamplerCustomAdvanced",
@@ -98,23 +112,35 @@ def start_with_sound(graph, audio, audio_vae):
     nothing = graph.add("SolidMask", value=0.0, width=64, height=64)
     held = graph.add("SetLatentNoiseMask", samples=encoded, mask=nothing)
     return graph.add(
-        "OviConcatLatent", video_latent=graph.add("OviSeparateLatent", latent=start(graph)), audio_latent=held
+        "OviConcatLatent",
+        video_latent=graph.add("OviSeparateLatent", latent=start(graph)),
+        audio_latent=held,
     )
 
 
 def decode(graph, samples, parts, audio_vae=None):
     """Add Ovi Decode with the VAEs of an Ovi Miniature node, or with another one of the sound."""
     audio_vae = audio_vae or output(parts, 3)
-    return graph.add("OviDecode", samples=samples, vae=output(parts, 2), audio_vae=audio_vae, tiling="auto")
+    return graph.add(
+        "OviDecode", samples=samples, vae=output(parts, 2), audio_vae=audio_vae, tiling="auto"
+    )
 
 
 def test_the_ordinary_loaders_load_the_same_files(run, graph, copied):
     parts = graph.add("OviMiniature")
-    ours = graph.add("OviModelLoader", model=copied["model"], audio_model="in the same file", weight_dtype="default")
+    ours = graph.add(
+        "OviModelLoader",
+        model=copied["model"],
+        audio_model="in the same file",
+        weight_dtype="default",
+    )
     clip = graph.add("OviTextEncoderLoader", text_encoder=copied["text encoder"])
     audio_vae = graph.add("OviAudioVAELoader", vae=copied["audio VAE"], vocoder="in the same file")
     pairs = [(parts, output(parts, 1)), (ours, clip), (graph.model(copied["model"]), clip)]
-    links = [sample_clip(graph, *pair, "A red ball bounces once. Audio: one low knock.", 7, steps=2) for pair in pairs]
+    links = [
+        sample_clip(graph, *pair, "A red ball bounces once. Audio: one low knock.", 7, steps=2)
+        for pair in pairs
+    ]
     clips = [decode(graph, links[0], parts, vae) for vae in (output(parts, 3), audio_vae)]
     graph.show(*links, *clips)
     result = run(graph)
@@ -131,7 +157,9 @@ def test_the_ordinary_loaders_load_the_same_files(run, graph, copied):
     [("VAELoader", "video VAE", {}), ("CLIPLoader", "text encoder", {"type": "wan"})],
     ids=["vae", "clip"],
 )
-def test_two_stock_loaders_take_the_released_widths_alone(runtime, graph, copied, loader, file, inputs):
+def test_two_stock_loaders_take_the_released_widths_alone(
+    runtime, graph, copied, loader, file, inputs
+):
     """As the help page says."""
     name = {"VAELoader": "vae_name", "CLIPLoader": "clip_name"}[loader]
     graph.show(graph.add(loader, **{name: copied[file]}, **inputs))
@@ -157,12 +185,16 @@ def test_a_start_image_begins_the_clip_and_every_decoder_sees_the_same(run, grap
     frames = result.value(ours[0])
     assert frames.shape == (world.FRAMES, world.SIZE, world.SIZE, 3)
     torch.testing.assert_close(result.value(stock[0]).view_as(frames), frames, rtol=0, atol=1e-3)
-    torch.testing.assert_close(frames[0], result.value(alone[0]).view_as(frames[:1])[0], rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        frames[0], result.value(alone[0]).view_as(frames[:1])[0], rtol=0, atol=1e-3
+    )
 
 
 @pytest.fixture(scope="module")
 def judged(runtime):
-    """Verdicts of what the miniature makes of ASKED: as it is, without its fusion, from first frames, to recordings."""
+    """Verdicts of what the miniature makes of ASKED: as it is, without its fusion, from first
+    frames, to recordings.
+    """
     graph = Graph()
     parts = graph.add("OviMiniature")
     apart = graph.add("WithoutFusion", model=parts)
@@ -170,10 +202,17 @@ def judged(runtime):
     links = {"fused": [], "apart": [], "carried": [], "recorded": []}
     for number, (seed, scene) in enumerate(ASKED):
         prompt = {"clip": output(parts, 1), "prompt": scene.caption(), "seed": seed}
-        made = {"fused": sample_clip(graph, parts, **prompt), "apart": sample_clip(graph, apart, **prompt)}
+        made = {
+            "fused": sample_clip(graph, parts, **prompt),
+            "apart": sample_clip(graph, apart, **prompt),
+        }
         first = (255 * firsts[number]).round().to(torch.uint8)
         Image.fromarray(first.numpy()).save(runtime.input / f"first_{seed}.png")
-        begun = start(graph, vae=output(parts, 2), start_image=graph.add("LoadImage", image=f"first_{seed}.png"))
+        begun = start(
+            graph,
+            vae=output(parts, 2),
+            start_image=graph.add("LoadImage", image=f"first_{seed}.png"),
+        )
         made["carried"] = sample_clip(graph, parts, **prompt, latent=begun)
         recording = output(graph.add("WorldClip", number=number), 1)
         begun = start_with_sound(graph, recording, output(parts, 3))
@@ -192,12 +231,15 @@ def judged(runtime):
             yield judge.judge(result.value(node), result.value(node, 1)["waveform"][0, 0], scene)
 
     found = {kind: list(verdicts(kind)) for kind in links}
-    found["carried"] = [figures.carried_on(*pair) for pair in zip(found["carried"], firsts, strict=True)]
+    found["carried"] = [
+        figures.carried_on(*pair) for pair in zip(found["carried"], firsts, strict=True)
+    ]
     return found
 
 
-# The bounds are far below what the model reaches (tools/miniature/RESULTS.md) and far above chance: they hold for a
-# graph that works, and fail when text, sound, picture or fusion no longer reach the clip.
+# The bounds are far below what the model reaches (miniature/training/RESULTS.md) and far above
+# chance: they hold for a graph that works, and fail when text, sound, picture or fusion no longer
+# reach the clip.
 
 
 def test_the_text_decides_what_is_seen_and_heard(judged):
@@ -210,7 +252,9 @@ def test_the_text_decides_what_is_seen_and_heard(judged):
 
 
 def test_sound_and_picture_are_in_sync_because_of_the_fusion(judged):
-    """Of 64 clips it is 97 % with fusion and 2 % without; sound and picture of different clips have 24 %."""
+    """Of 64 clips it is 97 % with fusion and 2 % without; sound and picture of different clips have
+    24 %.
+    """
     fused, apart = (figures.summarise(judged[kind]) for kind in ("fused", "apart"))
     assert fused["events_heard"] >= len(ASKED)
     assert fused["sync"] >= 0.75
@@ -224,7 +268,9 @@ def test_a_first_frame_is_carried_on(judged):
 
 
 def test_the_picture_follows_a_recording_that_is_held(judged):
-    """The sound is that of a true clip, which the model has not seen, and what is seen happens when it is heard."""
+    """The sound is that of a true clip, which the model has not seen, and what is seen happens when
+    it is heard.
+    """
     verdicts = judged["recorded"]
     for number, verdict in enumerate(verdicts):
         true = judge.judge(true_clip(number).frames, true_clip(number).sound, ASKED[number][1])

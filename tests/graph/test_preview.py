@@ -38,14 +38,20 @@ def preview(images, audio=None, fps=24.0):
 
 def test_each_clip_has_a_sheet_and_speech_is_marked(runtime, clips):
     result = runtime.run(
-        clips | {"2": preview(["1", 0], ["1", 1]), "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}}
+        clips
+        | {
+            "2": preview(["1", 0], ["1", 1]),
+            "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        }
     )
     assert result.ok, result.error
     shown = result.outputs["2"]["images"]
     assert len(shown) == 2
     assert len(result.outputs["3"]["images"]) == 2
     folder = Path(runtime.folder_paths.get_temp_directory())
-    silent, spoken = (Image.open(folder / entry["subfolder"] / entry["filename"]) for entry in shown)
+    silent, spoken = (
+        Image.open(folder / entry["subfolder"] / entry["filename"]) for entry in shown
+    )
     assert silent.size == spoken.size
     speech = (0xE0, 0xA0, 0x30)
     colours = [{pixel for _, pixel in sheet.getcolors(2**22)} for sheet in (silent, spoken)]
@@ -59,6 +65,9 @@ def test_a_clip_without_sound_has_a_sheet(runtime, clips):
 
 
 def test_what_cannot_be_shown_is_named(runtime, clips):
-    clips["4"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 32, "batch_size": 5, "color": 0}}
+    clips["4"] = {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 64, "height": 32, "batch_size": 5, "color": 0},
+    }
     result = runtime.run(clips | {"2": preview(["4", 0], ["1", 1])})
     assert "do not divide into clips" in result.error

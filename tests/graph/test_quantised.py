@@ -8,7 +8,9 @@ pytestmark = pytest.mark.graph
 
 
 def test_no_eight_bit_layer_is_asked_for_float32(run, graph, monkeypatch):
-    """Graphics cards multiply eight-bit matrices in half precision only, and older cores hand them what they get."""
+    """Graphics cards multiply eight-bit matrices in half precision only, and older cores hand them
+    what they get.
+    """
     asked = []
     original = comfy.ops.cast_bias_weight
 
@@ -18,7 +20,9 @@ def test_no_eight_bit_layer_is_asked_for_float32(run, graph, monkeypatch):
         return original(layer, input, *args, **kwargs)
 
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", watch)
-    model = graph.add("ModelComputeDtype", model=graph.model(weight_dtype="fp8_e4m3fn"), dtype="bf16")
+    model = graph.add(
+        "ModelComputeDtype", model=graph.model(weight_dtype="fp8_e4m3fn"), dtype="bf16"
+    )
     graph.show(graph.sample(model, steps=1, cfg=1.0))
     run(graph)
     assert asked

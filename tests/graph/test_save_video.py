@@ -12,7 +12,9 @@ pytestmark = pytest.mark.graph
 
 
 class BatchOfSounds:
-    """Stands in for OviDecode, which is tested elsewhere: two clips of three frames, each with its own sound."""
+    """Stands in for OviDecode, which is tested elsewhere: two clips of three frames, each with its
+    own sound.
+    """
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {}})  # noqa: ARG005
     RETURN_TYPES = ("IMAGE", "AUDIO")
@@ -33,11 +35,22 @@ def folder(runtime, request) -> Path:
 
 def workflow(folder, frames=6, seconds=0.25, width=64, silent=False, **inputs):
     prompt = {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": width, "height": 32, "batch_size": frames, "color": 255}},
-        "2": {"class_type": "EmptyAudio", "inputs": {"duration": seconds, "sample_rate": 16000, "channels": 1}},
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": width, "height": 32, "batch_size": frames, "color": 255},
+        },
+        "2": {
+            "class_type": "EmptyAudio",
+            "inputs": {"duration": seconds, "sample_rate": 16000, "channels": 1},
+        },
         "3": {
             "class_type": "OviSaveVideo",
-            "inputs": {"images": ["1", 0], "fps": 24.0, "filename_prefix": f"video/{folder.name}/Ovi", "format": "mp4"}
+            "inputs": {
+                "images": ["1", 0],
+                "fps": 24.0,
+                "filename_prefix": f"video/{folder.name}/Ovi",
+                "format": "mp4",
+            }
             | {"quality": 80}
             | ({} if silent else {"audio": ["2", 0]})
             | inputs,
@@ -52,7 +65,9 @@ def names(folder):
 
 def streams(path):
     with av.open(str(path)) as file:
-        return [stream.codec_context.name for stream in file.streams], len(list(file.decode(video=0)))
+        return [stream.codec_context.name for stream in file.streams], len(
+            list(file.decode(video=0))
+        )
 
 
 @pytest.mark.parametrize(
@@ -63,17 +78,26 @@ def streams(path):
         ("mov", ["prores", "pcm_s24le"], "temp", "Ovi_00001_.webm"),
     ],
 )
-def test_every_format_is_saved_shown_and_handed_on(runtime, folder, format_name, codecs, kind, preview):
+def test_every_format_is_saved_shown_and_handed_on(
+    runtime, folder, format_name, codecs, kind, preview
+):
     result = runtime.run(workflow(folder, format=format_name))
     assert result.ok, result.error
     assert names(folder) == [f"Ovi_00001_.{format_name}"]
     saved, frames = streams(folder / f"Ovi_00001_.{format_name}")
-    assert [{"libdav1d": "av1", "libvpx-vp9": "vp9", "libopus": "opus"}.get(name, name) for name in saved] == codecs
+    assert [
+        {"libdav1d": "av1", "libvpx-vp9": "vp9", "libopus": "opus"}.get(name, name)
+        for name in saved
+    ] == codecs
     assert frames == 6
 
     assert result.outputs["3"]["animated"][0] is True
     (shown,) = result.outputs["3"]["images"]
-    assert shown == {"filename": preview, "subfolder": str(Path("video", folder.name)), "type": kind}
+    assert shown == {
+        "filename": preview,
+        "subfolder": str(Path("video", folder.name)),
+        "type": kind,
+    }
     root = Path(runtime.folder_paths.get_directory_by_type(kind))
     assert streams(root / shown["subfolder"] / shown["filename"])[1] == 6
 
@@ -88,7 +112,12 @@ def test_numbers_go_on_over_all_formats_and_nothing_is_replaced(runtime, folder)
     for format_name in ("mp4", "webm", "mov", "mp4"):
         result = runtime.run(workflow(folder, format=format_name))
         assert result.ok, result.error
-    assert names(folder) == ["Ovi_00001_.mp4", "Ovi_00002_.webm", "Ovi_00003_.mov", "Ovi_00004_.mp4"]
+    assert names(folder) == [
+        "Ovi_00001_.mp4",
+        "Ovi_00002_.webm",
+        "Ovi_00003_.mov",
+        "Ovi_00004_.mp4",
+    ]
 
 
 def test_silent_frames_are_enough(runtime, folder):
@@ -107,17 +136,26 @@ def test_a_batch_becomes_one_file_a_clip(runtime, folder, monkeypatch):
     assert len(result.outputs["3"]["images"]) == 2
     for number, loudness, brightness in ((1, 0.25, 0), (2, 0.5, 255)):
         with av.open(str(folder / f"Ovi_0000{number}_.mov")) as file:
-            pictures = [picture.to_ndarray(format="rgb24").mean() for picture in file.decode(video=0)]
+            pictures = [
+                picture.to_ndarray(format="rgb24").mean() for picture in file.decode(video=0)
+            ]
             assert pictures == pytest.approx([brightness] * 3, abs=3)
             file.seek(0)
-            assert next(file.decode(audio=0)).to_ndarray().mean() / 2**31 == pytest.approx(loudness, abs=1e-6)
+            assert next(file.decode(audio=0)).to_ndarray().mean() / 2**31 == pytest.approx(
+                loudness, abs=1e-6
+            )
     assert result.value("3").get_components().images.max() == 0
 
 
 @pytest.mark.parametrize("format_name", ["mp4", "webm", "mov"])
 def test_stock_nodes_take_the_video(runtime, folder, format_name):
     prompt = workflow(folder, format=format_name)
-    stock = {"video": ["3", 0], "filename_prefix": f"video/{folder.name}/stock", "format": "auto", "codec": "auto"}
+    stock = {
+        "video": ["3", 0],
+        "filename_prefix": f"video/{folder.name}/stock",
+        "format": "auto",
+        "codec": "auto",
+    }
     prompt["4"] = {"class_type": "SaveVideo", "inputs": stock}
     prompt["5"] = {"class_type": "GetVideoComponents", "inputs": {"video": ["3", 0]}}
     prompt["6"] = {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}}
@@ -144,7 +182,9 @@ def test_the_workflow_travels_in_the_file(runtime, folder, format_name):
 
 def test_disable_metadata_is_honoured(runtime, folder, monkeypatch):
     monkeypatch.setattr(runtime.args, "disable_metadata", True)
-    result = runtime.run(workflow(folder), extra_data={"extra_pnginfo": {"workflow": {"nodes": []}}})
+    result = runtime.run(
+        workflow(folder), extra_data={"extra_pnginfo": {"workflow": {"nodes": []}}}
+    )
     assert result.ok, result.error
     with av.open(str(folder / "Ovi_00001_.mp4")) as file:
         assert not {"workflow", "prompt"} & set(file.metadata)

@@ -1,4 +1,6 @@
-"""The shared workflows: well laid out, equal to their API-format twins, and run on the small checkpoints."""
+"""The shared workflows: well laid out, equal to their API-format twins, and run on the small
+checkpoints.
+"""
 
 import copy
 import json
@@ -8,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui_ovi.ovi_model import geometry
-from comfyui_ovi.ovi_model.video_vae import load_video_vae
+from comfyui_ovi.ovi_model.latent import geometry
+from comfyui_ovi.ovi_model.load.video_vae import load_video_vae
 from goldens import relative_error
 from media import decode
 from PIL import Image
@@ -40,7 +42,9 @@ SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3}
 
 
 class LoadNarrowVideoVAE:
-    """Core's Wan 2.2 VAE at width 16, for image-to-video: the stock VAE loader builds width 160 only."""
+    """Core's Wan 2.2 VAE at width 16, for image-to-video: the stock VAE loader builds width 160
+    only.
+    """
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {"vae_name": ("STRING", {})}})  # noqa: ARG005
     RETURN_TYPES = ("VAE",)
@@ -67,11 +71,18 @@ def node_of(prompt, class_type):
 
 
 def shrunk(prompt):
-    """The workflow with small files, sizes, length and steps; an image-to-video one with the narrow video VAE."""
+    """The workflow with small files, sizes, length and steps; an image-to-video one with the narrow
+    video VAE.
+    """
     prompt = with_small_files(copy.deepcopy(prompt))
     for node in prompt.values():
-        if node["class_type"] == "VAELoader" and any(other["class_type"] == "LoadImage" for other in prompt.values()):
-            node |= {"class_type": "LoadNarrowVideoVAE", "inputs": {"vae_name": "wan22_encoder_small.safetensors"}}
+        if node["class_type"] == "VAELoader" and any(
+            other["class_type"] == "LoadImage" for other in prompt.values()
+        ):
+            node |= {
+                "class_type": "LoadNarrowVideoVAE",
+                "inputs": {"vae_name": "wan22_encoder_small.safetensors"},
+            }
         small = SMALL if node["class_type"] in ("OviLatent", "OviScheduler", "KSampler") else {}
         if node["class_type"] in ("EmptyAudio", "TrimAudioDuration"):
             small = {"duration": SMALL["length"] / 24}
@@ -115,7 +126,12 @@ def test_all_seven_are_there():
 def test_the_video_has_the_frames_and_the_sound(make, name):
     prompt, _, video = make(name)
     scale = 2 if name == LORA else 1
-    assert video.frames.shape == (SMALL["length"], SMALL["height"] * scale, SMALL["width"] * scale, 3)
+    assert video.frames.shape == (
+        SMALL["length"],
+        SMALL["height"] * scale,
+        SMALL["width"] * scale,
+        3,
+    )
     assert video.rate == 24
     assert video.frames.std() > 0.01
     assert np.abs(video.sound).max() > 1e-4
@@ -127,7 +143,9 @@ def test_the_video_has_the_frames_and_the_sound(make, name):
 def test_the_clip_starts_with_the_image(make):
     """The first decoded frame is what the VAE makes of the image alone."""
     prompt, result, _ = make(IMAGE)
-    vae, image = (result.value(node_of(prompt, kind)) for kind in ("LoadNarrowVideoVAE", "LoadImage"))
+    vae, image = (
+        result.value(node_of(prompt, kind)) for kind in ("LoadNarrowVideoVAE", "LoadImage")
+    )
     frames = result.value(node_of(prompt, "OviDecode"))
     with torch.no_grad():
         expected = vae.decode(vae.encode(image))[0, 0]
@@ -137,7 +155,9 @@ def test_the_clip_starts_with_the_image(make):
 
 
 def test_a_short_recording_is_held_filled_with_silence_and_kept(make):
-    """The sound that is sampled is the recording's latent, and what is saved is the recording, not its decoding."""
+    """The sound that is sampled is the recording's latent, and what is saved is the recording, not
+    its decoding.
+    """
     prompt, result, video = make(RECORDING)
     _, sampled = parts(result.value(node_of(prompt, "SamplerCustomAdvanced")))
     held = result.value(node_of(prompt, "VAEEncodeAudio"))["samples"]
@@ -173,7 +193,9 @@ def test_the_lora_counts(runtime, make):
     prompt[node_of(prompt, "LoraLoaderModelOnly")]["inputs"]["strength_model"] = 0.0
     without, _ = run(runtime, prompt, LORA)
     sampler = node_of(prompt, "SamplerCustomAdvanced")
-    for changed, plain in zip(parts(with_lora.value(sampler)), parts(without.value(sampler)), strict=True):
+    for changed, plain in zip(
+        parts(with_lora.value(sampler)), parts(without.value(sampler)), strict=True
+    ):
         assert relative_error(changed, plain) > 1e-2
 
 
@@ -182,7 +204,9 @@ def test_few_steps_are_one_forward_of_one_prompt_each(runtime, make):
     """The published six steps, counted behind the LoRA; the LoRA counts."""
     shrunken, changed, _ = make(FEW_STEPS)
     prompt = copy.deepcopy(shrunken)
-    guidance, scheduler = (prompt[node_of(prompt, kind)]["inputs"] for kind in ("OviGuidance", "OviScheduler"))
+    guidance, scheduler = (
+        prompt[node_of(prompt, kind)]["inputs"] for kind in ("OviGuidance", "OviScheduler")
+    )
     scheduler["steps"] = api(FEW_STEPS)[node_of(prompt, "OviScheduler")]["inputs"]["steps"]
     prompt["count"] = {"class_type": "CountForwards", "inputs": {"model": guidance["model"]}}
     guidance["model"] = ["count", 0]
@@ -194,7 +218,9 @@ def test_few_steps_are_one_forward_of_one_prompt_each(runtime, make):
     prompt[node_of(prompt, "OviLoraLoader")]["inputs"] |= dict.fromkeys(STRENGTHS, 0.0)
     without, _ = run(runtime, prompt, FEW_STEPS)
     sampler = node_of(prompt, "SamplerCustomAdvanced")
-    for actual, plain in zip(parts(changed.value(sampler)), parts(without.value(sampler)), strict=True):
+    for actual, plain in zip(
+        parts(changed.value(sampler)), parts(without.value(sampler)), strict=True
+    ):
         assert relative_error(actual, plain) > 1e-2
 
 
@@ -202,11 +228,17 @@ def test_few_steps_are_one_forward_of_one_prompt_each(runtime, make):
 def test_the_twin_says_the_same(name):
     workflow, prompt = on_canvas(name), api(name)
     nodes = {str(node["id"]): node for node in workflow["nodes"] if node["type"] not in NOTES}
-    assert {key: node["type"] for key, node in nodes.items()} == {k: n["class_type"] for k, n in prompt.items()}
+    assert {key: node["type"] for key, node in nodes.items()} == {
+        k: n["class_type"] for k, n in prompt.items()
+    }
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     for key, node in nodes.items():
         inputs = widget_values(node)
-        inputs |= {slot["name"]: sources[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        inputs |= {
+            slot["name"]: sources[slot["link"]]
+            for slot in node["inputs"]
+            if slot["link"] is not None
+        }
         assert inputs == prompt[key]["inputs"], f"{node['type']}: run tools/export_workflows.sh"
 
 
@@ -235,13 +267,20 @@ def test_nodes_stand_apart_and_in_groups(name):
     for one, other in [*combinations(boxes, 2), *combinations(groups, 2)]:
         assert not overlap(one, other)
     for left, top, right, bottom in boxes:
-        assert any(g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3] for g in groups)
-    titles = [group["title"] for group in sorted(workflow["groups"], key=lambda group: group["bounding"][0])]
+        assert any(
+            g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3] for g in groups
+        )
+    titles = [
+        group["title"]
+        for group in sorted(workflow["groups"], key=lambda group: group["bounding"][0])
+    ]
     assert titles == ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
 
 
 def box(position, size, title=0):
-    """Left, top, right and bottom of what stands on the canvas; a node's title bar lies above its position."""
+    """Left, top, right and bottom of what stands on the canvas; a node's title bar lies above its
+    position.
+    """
     (left, top), (width, height) = position, size
     return left, top - title, left + width, top + height
 
@@ -253,7 +292,11 @@ def overlap(one, other):
 @pytest.mark.parametrize("name", NAMES)
 def test_loaders_name_their_download_and_the_picture_is_there(name):
     workflow = on_canvas(name)
-    downloads = [(node, model) for node in workflow["nodes"] for model in node["properties"].get("models", [])]
+    downloads = [
+        (node, model)
+        for node in workflow["nodes"]
+        for model in node["properties"].get("models", [])
+    ]
     assert not downloads if name == MINIATURE else len(downloads) >= 3
     for node, model in downloads:
         assert model["name"] in node["widgets_values"]
@@ -261,10 +304,14 @@ def test_loaders_name_their_download_and_the_picture_is_there(name):
         assert model["url"].startswith("https://")
         assert model["url"].endswith("/" + model["name"])
         assert model["directory"] in ("diffusion_models", "text_encoders", "vae", "loras")
-    notes = "".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
+    notes = "".join(
+        node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES
+    )
     for node in workflow["nodes"]:
         files = [
-            value for value in node.get("widgets_values", []) if str(value).endswith((".safetensors", ".pth", ".pt"))
+            value
+            for value in node.get("widgets_values", [])
+            if str(value).endswith((".safetensors", ".pth", ".pt"))
         ]
         assert all(file in notes for file in files)
     picture = FOLDER / f"{name}.jpg"

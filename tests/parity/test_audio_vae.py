@@ -7,7 +7,8 @@ from pathlib import Path
 import comfy.sd
 import pytest
 import torch
-from comfyui_ovi.ovi_model import audio_vae
+from comfyui_ovi.ovi_model.decode.audio import decode_16k
+from comfyui_ovi.ovi_model.load import audio_vae
 from goldens import relative_error
 from safetensors.torch import load_file
 
@@ -34,7 +35,11 @@ def vae(tmp_path_factory):
     paths = folder / "v1-16.pth", folder / "best_netG.pt"
     for path, keys in zip(paths, ("mmaudio_vae_16k_keys", "bigvgan_16k_keys_legacy"), strict=True):
         shapes = json.loads((GOLDENS / f"{keys}.json").read_text())
-        drawn = {k: draw(k, shape) for k, shape in shapes.items() if k.split(".")[-1] not in audio_vae.COMPUTED}
+        drawn = {
+            k: draw(k, shape)
+            for k, shape in shapes.items()
+            if k.split(".")[-1] not in audio_vae.COMPUTED
+        }
         torch.save({"generator": drawn} if path.suffix == ".pt" else drawn, path)
     loaded = audio_vae.load_audio_vae(*paths)
     for path in paths:
@@ -49,8 +54,11 @@ def recorded():
 
 def test_decode(vae, recorded):
     with torch.no_grad():
-        assert relative_error(vae.first_stage_model.vae.decode(recorded["z"]), recorded["decode_mel"]) < TOLERANCE
-    assert relative_error(audio_vae.decode_16k(vae, recorded["z"]), recorded["decode_wav"]) < TOLERANCE
+        assert (
+            relative_error(vae.first_stage_model.vae.decode(recorded["z"]), recorded["decode_mel"])
+            < TOLERANCE
+        )
+    assert relative_error(decode_16k(vae, recorded["z"]), recorded["decode_wav"]) < TOLERANCE
 
 
 def test_vocoder(vae, recorded):
@@ -72,8 +80,10 @@ def test_encode_sound(vae, recorded):
 
 
 def test_comfyuis_own_class_takes_the_same_weights(vae, recorded):
-    """At full size ComfyUI's stock loader builds the same model from the weights this loader has merged."""
+    """At full size ComfyUI's stock loader builds the same model from the weights this loader has
+    merged.
+    """
     stock = comfy.sd.VAE(sd=vae.first_stage_model.state_dict())
     assert type(stock.first_stage_model) is not type(vae.first_stage_model)
     assert torch.equal(stock.decode(recorded["z"]), vae.decode(recorded["z"]))
-    assert torch.equal(audio_vae.decode_16k(stock, recorded["z"]), audio_vae.decode_16k(vae, recorded["z"]))
+    assert torch.equal(decode_16k(stock, recorded["z"]), decode_16k(vae, recorded["z"]))

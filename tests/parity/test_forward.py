@@ -1,4 +1,6 @@
-"""One forward of the small model against the reference: 5e-6 in fp32, and in bf16 no worse than the reference is."""
+"""One forward of the small model against the reference: 5e-6 in fp32, and in bf16 no worse than the
+reference is.
+"""
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from goldens import load, relative_error, small_model
 
 TOLERANCE = 5e-6
 CASES = ["t2av", "i2av", "slg1", "i2av_slg2", "batch2", "batch2_i2av", "audio_only", "video_only"]
-# What core takes on a card; the kernel for processors asks the system for free memory, which no compiler can follow.
+# What core takes on a card; the kernel for processors asks the system for free memory, which no
+# compiler can follow.
 PYTORCH = {"optimized_attention_override": pytorch_attention}
 
 
@@ -30,7 +33,9 @@ def forward(twin, tensors, about, dtype=torch.float32, **options):
     context = stacked("vid_context", pad=True)
     audio_context = stacked("audio_context", pad=True)
     if video is None:
-        return {"pred_audio": twin(audio.mT, timestep, audio_context, transformer_options=options).mT}
+        return {
+            "pred_audio": twin(audio.mT, timestep, audio_context, transformer_options=options).mT
+        }
     if audio is None:
         return {"pred_video": twin(video, timestep, context, transformer_options=options)}
     if about["kwargs"].get("first_frame_is_clean"):
@@ -39,7 +44,9 @@ def forward(twin, tensors, about, dtype=torch.float32, **options):
         timestep = [by_frame, timestep]
     pair = twin([video, audio.mT], timestep, context, audio_context, transformer_options=options)
     return {
-        f"pred_{name}{i}": x[int(i[1:] or 0)] for name, x in (("video", pair[0]), ("audio", pair[1].mT)) for i in batch
+        f"pred_{name}{i}": x[int(i[1:] or 0)]
+        for name, x in (("video", pair[0]), ("audio", pair[1].mT))
+        for i in batch
     }
 
 
@@ -66,7 +73,9 @@ def test_forward_equals_the_reference(case, gradients):
 def test_the_compiled_forward_equals_the_reference(case, pytestconfig):
     tensors, about = load(f"fusion_t32_{case}")
     torch._dynamo.reset()
-    twin = torch.compile(small_model(), backend=pytestconfig.getoption("compile_backend"), fullgraph=True)
+    twin = torch.compile(
+        small_model(), backend=pytestconfig.getoption("compile_backend"), fullgraph=True
+    )
     with torch.inference_mode():
         check(forward(twin, tensors, about, **PYTORCH), tensors)
 
@@ -77,4 +86,6 @@ def test_bf16_is_no_further_from_fp32_than_the_reference_is(case):
     reference, _ = load(f"fusion_t32_{case}_bf16")
     velocities = forward(small_model(torch.bfloat16), tensors, about, torch.bfloat16)
     for name, velocity in velocities.items():
-        assert relative_error(velocity, tensors[name]) <= relative_error(reference[name], tensors[name]), name
+        assert relative_error(velocity, tensors[name]) <= relative_error(
+            reference[name], tensors[name]
+        ), name

@@ -1,4 +1,6 @@
-"""The whole joint loop through ComfyUI's own sampler, with this extension's guidance, schedule and solver."""
+"""The whole joint loop through ComfyUI's own sampler, with this extension's guidance, schedule and
+solver.
+"""
 
 import comfy.patcher_extension
 import comfy.sample
@@ -6,7 +8,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
-from comfyui_ovi.ovi_model import guidance, solver
+from comfyui_ovi.ovi_model.sample import guidance, solver
 from goldens import load, relative_error, small_patcher
 
 TOLERANCE = 1e-5
@@ -32,7 +34,9 @@ def starting_latent(recorded, latent_format):
 
 
 def run(name, dtype=torch.float32, each_alone=False):
-    """Sample a recorded case; returns the latents each step gave the model, and the finals, as the model sees them."""
+    """Sample a recorded case; returns the latents each step gave the model, and the finals, as the
+    model sees them.
+    """
     recorded, about = load(name)
     model = guidance.guide(small_patcher(dtype), about["audio_cfg"], about["slg_layer"], 0.0, 1.0)
     if each_alone:
@@ -72,7 +76,10 @@ def test_joint_loop_equals_the_reference(case, each_alone):
     steps = len(recorded["traj_video_in"])
     assert len(seen) == steps * (2 if each_alone else 1)
     for given, video_in, audio_in in zip(
-        seen[:: len(seen) // steps], recorded["traj_video_in"], recorded["traj_audio_in"], strict=True
+        seen[:: len(seen) // steps],
+        recorded["traj_video_in"],
+        recorded["traj_audio_in"],
+        strict=True,
     ):
         expected = torch.cat([video_in.flatten(), audio_in.mT.flatten()])
         assert relative_error(given.flatten(), expected) <= TOLERANCE
@@ -84,5 +91,8 @@ def test_bf16_loop_is_no_further_from_fp32_than_the_reference_is():
     exact, reference = load("loop_t32_unipc_t2av")[0], load("loop_t32_unipc_t2av_bf16")[0]
     _, _, video, audio = run("loop_t32_unipc_t2av", torch.bfloat16)
     for name, final in (("final_video", video), ("final_audio", audio)):
-        ours, theirs = relative_error(final, exact[name]), relative_error(reference[name], exact[name])
+        ours, theirs = (
+            relative_error(final, exact[name]),
+            relative_error(reference[name], exact[name]),
+        )
         assert ours <= theirs, (name, ours, theirs)

@@ -1,4 +1,6 @@
-"""The goldens are sharp: change any one term of the model's equations and a recorded forward no longer fits."""
+"""The goldens are sharp: change any one term of the model's equations and a recorded forward no
+longer fits.
+"""
 
 import inspect
 import sys
@@ -6,7 +8,8 @@ import sys
 import comfy.ops
 import pytest
 import torch
-from comfyui_ovi.ovi_model import blocks, config, model, pointwise, rope
+from comfyui_ovi.ovi_model import config
+from comfyui_ovi.ovi_model.network import blocks, fused_ops, model, rope
 from goldens import load, relative_error, small_configs, small_weights
 
 TOLERANCE = 5e-6
@@ -34,7 +37,10 @@ MUTATIONS = {
         ("return query, key, self.v(x)", "return query, key, x"),
         ("*projections, num_heads", "*projections, 1"),
         ("self.self_attn.o(read)", "read"),
-        ("query = rms_norm(self.norm_q, self.q(x))\n        read", "query = self.q(x)\n        read"),
+        (
+            "query = rms_norm(self.norm_q, self.q(x))\n        read",
+            "query = self.q(x)\n        read",
+        ),
         ("rms_norm(self.norm_k, self.k(text))", "self.k(text)"),
         ("self.v(text))", "text)"),
         ("hidden = self.pre_attn_norm_fusion(hidden)", "hidden = hidden"),
@@ -57,10 +63,13 @@ MUTATIONS = {
         ("narrow(gelu(inner))", "narrow(inner)"),
         ("add_gated(x, narrow", "add_gated(0 * x, narrow"),
         ("add_gated(x, self.self_attn", "add_gated(0 * x, self.self_attn"),
-        ("self.modulation(time.unsqueeze(2)).unbind", "self.modulation(0 * time.unsqueeze(2)).unbind"),
+        (
+            "self.modulation(time.unsqueeze(2)).unbind",
+            "self.modulation(0 * time.unsqueeze(2)).unbind",
+        ),
         ("eps=config.eps", "eps=1e-3"),
     ],
-    pointwise: [
+    fused_ops: [
         ("_multiply_add(normed, 1 + scale", "_multiply_add(normed, scale"),
         ("_multiply_add(normed, 1 + scale, shift", "_multiply_add(normed, 1 + scale, 0 * shift"),
         ("functional.layer_norm(steps, steps.shape[-1:], eps=eps)", "steps.clone()"),
@@ -76,12 +85,17 @@ MUTATIONS = {
     model: [
         ('nn.GELU(approximate="tanh")', "nn.GELU()"),
         (
-            "self.text_embedding(nn.functional.pad(context, (0, 0, 0, self.config.text_length - context.shape[1])))",
-            "nn.functional.pad(self.text_embedding(context), (0, 0, 0, self.config.text_length - context.shape[1]))",
+            "self.text_embedding(nn.functional.pad(context, (0, 0, 0, self.config.text_length - "
+            "context.shape[1])))",
+            "nn.functional.pad(self.text_embedding(context), (0, 0, 0, self.config.text_length - "
+            "context.shape[1]))",
         ),
         ("nn.functional.silu(self.w1(x)) * self.w3(x)", "nn.functional.silu(self.w1(x))"),
         ("nn.functional.silu(self.w1(x)) *", "self.w1(x) *"),
-        ("nn.SiLU(),\n            AudioPatchEmbedding", "nn.Identity(),\n            AudioPatchEmbedding"),
+        (
+            "nn.SiLU(),\n            AudioPatchEmbedding",
+            "nn.Identity(),\n            AudioPatchEmbedding",
+        ),
         ("activate(precisely(first", "(precisely(first"),
         ("activate(embedding)", "embedding"),
         ("precisely(second, activate", "precisely(second, 0 * activate"),
@@ -102,19 +116,25 @@ CASES = [
 
 
 class Mutated:
-    """Copies of the model's modules with one term changed; the modules that tests and ComfyUI use stay as they are."""
+    """Copies of the model's modules with one term changed; the modules that tests and ComfyUI use
+    stay as they are.
+    """
 
     def __init__(self, changed, old: str, new: str, place: int):
         self.modules = {}
-        for module in (config, pointwise, rope, blocks, model):
+        for module in (config, fused_ops, rope, blocks, model):
             source = inspect.getsource(module)
             if module is changed:
                 parts = source.split(old)
-                assert len(parts) > place + 1, f"{old!r} is no longer in {module.__name__}: update the table"
+                assert len(parts) > place + 1, (
+                    f"{old!r} is no longer in {module.__name__}: update the table"
+                )
                 source = old.join(parts[: place + 1]) + new + old.join(parts[place + 1 :])
             name = f"{module.__package__}.mutated_{module.__name__.rpartition('.')[2]}"
-            for original in ("config", "pointwise", "rope", "blocks"):
-                source = source.replace(f"from .{original} import", f"from .mutated_{original} import")
+            for original in ("config", "fused_ops", "rope", "blocks"):
+                source = source.replace(
+                    f"from .{original} import", f"from .mutated_{original} import"
+                )
             copy = type(sys)(name)
             copy.__package__ = module.__package__
             self.modules[name] = sys.modules[name] = copy
@@ -137,14 +157,24 @@ def largest_error(twin_class) -> float:
     options = {"cond_or_uncond": [1], "ovi_skip_layer": about["kwargs"]["slg_layer"]}
     texts = (tensors["vid_context"][None], tensors["audio_context"][None])
     with torch.no_grad():
-        pair = twin([tensors["video"][None], tensors["audio"].mT[None]], [time, tensors["t"]], *texts, options)
-    errors = relative_error(pair[0][0], tensors["pred_video"]), relative_error(pair[1][0].mT, tensors["pred_audio"])
+        pair = twin(
+            [tensors["video"][None], tensors["audio"].mT[None]],
+            [time, tensors["t"]],
+            *texts,
+            options,
+        )
+    errors = (
+        relative_error(pair[0][0], tensors["pred_video"]),
+        relative_error(pair[1][0].mT, tensors["pred_audio"]),
+    )
     return max(errors)
 
 
 def test_every_norm_has_the_reference_s_epsilon():
     video, audio = small_configs()
-    twin = model.OviModel(video, audio, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    twin = model.OviModel(
+        video, audio, dtype=torch.float32, operations=comfy.ops.disable_weight_init
+    )
     norms = [module for module in twin.modules() if hasattr(module, "eps")]
     assert len(norms) == 2 * (3 * 8 + 1)
     assert {module.eps for module in norms} == {1e-6}
@@ -159,7 +189,9 @@ def test_the_copies_unchanged_fit():
 
 
 @pytest.mark.parametrize(
-    ("module", "old", "new", "place"), CASES, ids=[f"{old[:30]} > {new[:30]} {place}" for _, old, new, place in CASES]
+    ("module", "old", "new", "place"),
+    CASES,
+    ids=[f"{old[:30]} > {new[:30]} {place}" for _, old, new, place in CASES],
 )
 def test_a_changed_term_shows(module, old, new, place):
     copies = Mutated(module, old, new, place)

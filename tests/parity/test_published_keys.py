@@ -5,7 +5,9 @@ import math
 import comfy.model_detection
 import pytest
 import torch
-from comfyui_ovi.ovi_model import checkpoint, config, family, model
+from comfyui_ovi.ovi_model import config, family
+from comfyui_ovi.ovi_model.load import checkpoint
+from comfyui_ovi.ovi_model.network import model
 from goldens import load_json
 
 SHAPES = load_json("ovi_fusion_keys")
@@ -24,8 +26,17 @@ def test_the_file_is_the_one_described():
 def test_core_detects_it_and_every_size_is_read(released):
     entry = comfy.model_detection.model_config_from_unet(released, "")
     assert isinstance(entry, family.OviConfig)
-    common = {"dim": 3072, "ffn_dim": 14336, "num_layers": 30, "text_dim": 4096, "freq_dim": 256, "num_heads": 24}
-    assert entry.unet_config["video"] == config.VideoTowerConfig(in_dim=48, out_dim=48, patch_size=(1, 2, 2), **common)
+    common = {
+        "dim": 3072,
+        "ffn_dim": 14336,
+        "num_layers": 30,
+        "text_dim": 4096,
+        "freq_dim": 256,
+        "num_heads": 24,
+    }
+    assert entry.unet_config["video"] == config.VideoTowerConfig(
+        in_dim=48, out_dim=48, patch_size=(1, 2, 2), **common
+    )
     assert entry.unet_config["audio"] == config.AudioTowerConfig(
         in_dim=20, out_dim=20, patch_hidden=8192, patch_kernel=7, **common
     )

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model import pointwise, rope
+from comfyui_ovi.ovi_model.network import fused_ops, rope
 from goldens import load, relative_error
 from weights import seeded
 
@@ -18,24 +18,30 @@ CASES = {
 def test_rotations_equal_the_reference(stream):
     shape, rotations = CASES[stream]
     x = seeded(f"input.rope.{stream}", shape)
-    turned = pointwise.rotate(x.flatten(2).clone(), rotations, 1).view(shape)
+    turned = fused_ops.rotate(x.flatten(2).clone(), rotations, 1).view(shape)
     assert relative_error(turned, load("rope_d128")[0][f"{stream}_out"]) <= 1e-6
 
 
 def test_sound_turns_with_time_channels_alone():
     x = seeded("input.rope.audio", (1, 314, 1, 128))
-    turned = pointwise.rotate(x.flatten(2).clone(), CASES["audio"][1], 1).view(x.shape)
+    turned = fused_ops.rotate(x.flatten(2).clone(), CASES["audio"][1], 1).view(x.shape)
     assert torch.equal(turned[..., 44:], x[..., 44:])
 
 
 def test_a_window_of_sound_keeps_its_place_on_the_clock():
     whole = rope.audio_rotations(40, 128, "cpu")
-    assert torch.allclose(rope.audio_rotations(30, 128, "cpu", start=10.0), whole[:, 10:], atol=1e-6)
+    assert torch.allclose(
+        rope.audio_rotations(30, 128, "cpu", start=10.0), whole[:, 10:], atol=1e-6
+    )
 
 
-@pytest.mark.parametrize(("anchor", "offset"), [(None, 84 - 16 * 157 / 30), (15, 84 - 15 * 157 / 30)])
+@pytest.mark.parametrize(
+    ("anchor", "offset"), [(None, 84 - 16 * 157 / 30), (15, 84 - 15 * 157 / 30)]
+)
 def test_the_sound_of_a_window_starts_where_its_first_picture_does(anchor, offset):
     sound = SimpleNamespace(index_list=list(range(84, 157)))
-    window = SimpleNamespace(index_list=list(range(16, 31)), modality_windows={1: sound}, causal_anchor_index=anchor)
+    window = SimpleNamespace(
+        index_list=list(range(16, 31)), modality_windows={1: sound}, causal_anchor_index=anchor
+    )
     assert rope.window_offset(window) == pytest.approx(offset)
     assert rope.window_offset(None) == 0

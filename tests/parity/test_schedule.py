@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model.solver import sample_flow_unipc, shifted_sigmas
+from comfyui_ovi.ovi_model.sample.solver import sample_flow_unipc, shifted_sigmas
 from goldens import load, relative_error
 
 SCHEDULES = [(1, 5), (2, 5), (4, 5), (6, 5), (8, 5), (20, 5), (50, 5), (8, 3), (10, 1), (10, 11)]
@@ -11,10 +11,14 @@ KEPT = {50: [0, 10, 25, 40, 49, 50]}
 
 
 class Field:
-    """A denoiser whose velocity is known: v = a x + b sin(3 t / 1000) + c. Keeps every state it is asked about."""
+    """A denoiser whose velocity is known: v = a x + b sin(3 t / 1000) + c. Keeps every state it is
+    asked about.
+    """
 
     def __init__(self, recorded, dtype):
-        self.a, self.b, self.c, self.noise = (recorded[name].to(dtype) for name in ("a", "b", "c", "x0"))
+        self.a, self.b, self.c, self.noise = (
+            recorded[name].to(dtype) for name in ("a", "b", "c", "x0")
+        )
         self.states = []
 
     def __call__(self, x, sigma):
@@ -29,19 +33,26 @@ def test_noise_levels_are_the_reference_s_to_the_last_bit(steps, shift):
     sigmas = shifted_sigmas(steps, float(shift))
     assert sigmas.dtype == torch.float32
     assert torch.equal(sigmas, recorded[f"unipc.{steps}.{shift}.sigmas"])
-    assert torch.equal((sigmas[:-1] * 1000).floor().long(), recorded[f"unipc.{steps}.{shift}.timesteps"])
+    assert torch.equal(
+        (sigmas[:-1] * 1000).floor().long(), recorded[f"unipc.{steps}.{shift}.timesteps"]
+    )
 
 
-@pytest.mark.parametrize(("dtype", "name", "tolerance"), [(torch.float64, "64", 1e-6), (torch.float32, "32", 5e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "name", "tolerance"), [(torch.float64, "64", 1e-6), (torch.float32, "32", 5e-6)]
+)
 @pytest.mark.parametrize("steps", [1, 2, 8, 20, 50])
 def test_trajectory_through_a_known_velocity_field(steps, dtype, name, tolerance):
     recorded, about = load("solver_toy")
     field = Field(recorded, dtype)
     sigmas = shifted_sigmas(steps, about["shift"])
-    # The reference starts from the noise itself; ComfyUI hands samplers the noise times the first level.
+    # The reference starts from the noise itself; ComfyUI hands samplers the noise times the first
+    # level.
     final = sample_flow_unipc(field, field.noise * sigmas[0].to(dtype), sigmas)
     states = [*field.states, final]
-    for index, expected in zip(KEPT.get(steps, range(steps + 1)), recorded[f"unipc.{steps}.traj{name}"], strict=True):
+    for index, expected in zip(
+        KEPT.get(steps, range(steps + 1)), recorded[f"unipc.{steps}.traj{name}"], strict=True
+    ):
         assert relative_error(states[index], expected) <= tolerance, f"step {index}"
 
 

@@ -19,7 +19,7 @@ def released():
 @pytest.fixture(scope="session")
 def plain(released):
     """The same under our names."""
-    from comfyui_ovi.ovi_model import checkpoint  # which is there once ComfyUI runs
+    from comfyui_ovi.ovi_model.load import checkpoint
 
     return checkpoint.convert_keys(released)
 

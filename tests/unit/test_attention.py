@@ -1,12 +1,14 @@
-"""The choice of an attention kernel: what is patched, what is refused in which words, and what is called."""
+"""The choice of an attention kernel: what is patched, what is refused in which words, and what is
+called.
+"""
 
 import logging
 
 import pytest
 import torch
 from comfy.ldm.modules import attention as core
-from comfyui_ovi.ovi_model import attention
-from comfyui_ovi.ovi_model.attention import KERNELS, OVERRIDE, choose_attention
+from comfyui_ovi.ovi_model.sample import attention_kernel
+from comfyui_ovi.ovi_model.sample.attention_kernel import KERNELS, OVERRIDE, choose_attention
 from goldens import small_patcher
 
 CUDA = torch.device("cuda")
@@ -21,9 +23,11 @@ def patcher():
 
 @pytest.fixture
 def install(monkeypatch):
-    """Register one of core's functions under a kernel's name, and let the kernel run on the CPU in float32.
+    """Register one of core's functions under a kernel's name, and let the kernel run on the CPU in
+    float32.
 
-    Returns the shapes of the queries that core's split attention is called with, unless a function is given.
+    Returns the shapes of the queries that core's split attention is called with, unless a function
+    is given.
     """
 
     def install(name, function=None):
@@ -34,8 +38,12 @@ def install(monkeypatch):
             return core.attention_split(*args, **kwargs)
 
         kernel = KERNELS[name]
-        monkeypatch.setitem(core.REGISTERED_ATTENTION_FUNCTIONS, kernel.registered, function or attend)
-        monkeypatch.setitem(KERNELS, name, kernel._replace(devices=("cpu",), dtypes=(torch.float32,)))
+        monkeypatch.setitem(
+            core.REGISTERED_ATTENTION_FUNCTIONS, kernel.registered, function or attend
+        )
+        monkeypatch.setitem(
+            KERNELS, name, kernel._replace(devices=("cpu",), dtypes=(torch.float32,))
+        )
         return calls
 
     return install
@@ -49,11 +57,14 @@ def run(model, tokens=4):
     """The velocities of a clip of 2 x 2 x 2 picture tokens, and of so many audio tokens."""
     draw = torch.Generator().manual_seed(0)
     video, audio, text = (
-        torch.randn(shape, generator=draw) for shape in ((1, 48, 2, 4, 4), (1, 20, tokens), (1, 16, 32))
+        torch.randn(shape, generator=draw)
+        for shape in ((1, 48, 2, 4, 4), (1, 20, tokens), (1, 16, 32))
     )
     options = dict(model.model_options["transformer_options"])
     with torch.no_grad():
-        streams = model.model.diffusion_model([video, audio], torch.tensor([500.0]), text, transformer_options=options)
+        streams = model.model.diffusion_model(
+            [video, audio], torch.tensor([500.0]), text, transformer_options=options
+        )
     return torch.cat([stream.flatten() for stream in streams])
 
 
@@ -76,8 +87,13 @@ def test_the_given_model_stays(patcher, install, name):
 
 def test_auto_leaves_the_model_as_it_is(patcher, caplog):
     model, report = choose_attention(patcher, "auto")
-    assert model.model_options["transformer_options"] == patcher.model_options["transformer_options"]
-    assert report == f"Attention: {OWN}. Installed: pytorch. Not installed: flash-attn, sage, xformers."
+    assert (
+        model.model_options["transformer_options"] == patcher.model_options["transformer_options"]
+    )
+    assert (
+        report
+        == f"Attention: {OWN}. Installed: pytorch. Not installed: flash-attn, sage, xformers."
+    )
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert torch.equal(run(model), run(patcher))
 
@@ -105,10 +121,10 @@ def test_the_last_node_counts_and_auto_brings_back_what_another_had_chosen(patch
 @pytest.mark.parametrize("name", NEED_CUDA)
 def test_without_a_cuda_card_one_sentence_says_so_and_the_model_runs(patcher, caplog, name):
     model, report = choose_attention(patcher, name)
-    sentence = (
-        f"Attention '{name}' needs a CUDA card and this model runs on 'cpu', so {OWN} runs; choose 'pytorch' or 'auto'."
-    )
-    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    sentence = f"Attention '{name}' needs a CUDA card and this model runs on 'cpu', so {OWN} runs; choose 'pytorch' or 'auto'."
+    warnings = [
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    ]
     assert warnings == [f"Ovi: {sentence}"]
     assert report.splitlines()[0] == sentence
     assert report.splitlines()[1].startswith(f"Attention: {OWN}. Installed: pytorch.")
@@ -123,13 +139,20 @@ def test_a_package_that_is_missing_is_named(name):
     assert advice.startswith(f"install the package {kernel.package} in ComfyUI's Python")
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("flash-attn", "float32"), ("sage", "float32"), ("xformers", "float64")])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("flash-attn", "float32"), ("sage", "float32"), ("xformers", "float64")]
+)
 def test_a_precision_that_a_kernel_lacks_is_named(monkeypatch, name, dtype):
     kernel = KERNELS[name]
-    monkeypatch.setitem(core.REGISTERED_ATTENTION_FUNCTIONS, kernel.registered, core.attention_pytorch)
+    monkeypatch.setitem(
+        core.REGISTERED_ATTENTION_FUNCTIONS, kernel.registered, core.attention_pytorch
+    )
     obstacle, advice = kernel.find_obstacle(CUDA, getattr(torch, dtype))
     known = "float16 or bfloat16" + (" or float32" if name == "xformers" else "")
-    assert (obstacle, advice) == (f"needs {known} and this model computes in {dtype}", "choose 'auto'")
+    assert (obstacle, advice) == (
+        f"needs {known} and this model computes in {dtype}",
+        "choose 'auto'",
+    )
 
 
 def test_a_card_too_old_for_a_kernel_is_named(monkeypatch):
@@ -187,7 +210,9 @@ def test_a_call_in_another_precision_or_place_is_left_to_core(patcher, install):
 
 def test_the_precision_is_the_one_the_model_computes_in(patcher, install, monkeypatch):
     install("flash-attn")
-    monkeypatch.setitem(KERNELS, "flash-attn", KERNELS["flash-attn"]._replace(dtypes=attention.HALF))
+    monkeypatch.setitem(
+        KERNELS, "flash-attn", KERNELS["flash-attn"]._replace(dtypes=attention_kernel.HALF)
+    )
     _, report = choose_attention(patcher, "flash-attn")
     assert "'flash-attn' needs float16 or bfloat16 and this model computes in float32" in report
     patcher.set_model_compute_dtype(torch.bfloat16)
@@ -203,7 +228,9 @@ def test_a_chosen_kernel_compiles_to_one_graph(patcher, install, name):
     options = model.model_options["transformer_options"]
 
     def attend(query):
-        """As a block does, with the attention that without an override would ask for the free memory."""
+        """As a block does, with the attention that without an override would ask for the free
+        memory.
+        """
         return core.attention_sub_quad(query * 2, query, query, 2, transformer_options=options) + 1
 
     torch._dynamo.reset()
@@ -216,5 +243,7 @@ def test_a_chosen_kernel_compiles_to_one_graph(patcher, install, name):
 
 
 def test_a_name_that_is_none_of_the_list_is_refused(patcher):
-    with pytest.raises(ValueError, match="kernel is 'flash'; choose one of 'auto', 'pytorch', 'flash-attn', 'sage'"):
+    with pytest.raises(
+        ValueError, match="kernel is 'flash'; choose one of 'auto', 'pytorch', 'flash-attn', 'sage'"
+    ):
         choose_attention(patcher, "flash")

@@ -6,7 +6,8 @@ import small_weights
 import torch
 import torchaudio
 from comfy.ldm.mmaudio.vae import autoencoder
-from comfyui_ovi.ovi_model import audio_vae
+from comfyui_ovi.ovi_model.decode.audio import decode_16k
+from comfyui_ovi.ovi_model.load import audio_vae
 from safetensors.torch import load_file, save_file
 
 VAE, VOCODER, MERGED = "mmaudio_vae_small.pth", "bigvgan_small.pt", "mmaudio_small.safetensors"
@@ -45,11 +46,14 @@ def expected(folder):
 
 def sound(vae, batch=1):
     latents = torch.randn(batch, 20, 9, generator=torch.Generator().manual_seed(1))
-    return audio_vae.decode_16k(vae, latents)
+    return decode_16k(vae, latents)
 
 
 def parametrized(vocoder):
-    spelling = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+    spelling = {
+        "weight_g": "parametrizations.weight.original0",
+        "weight_v": "parametrizations.weight.original1",
+    }
     renamed = {}
     for name, tensor in vocoder.items():
         head, _, leaf = name.rpartition(".")
@@ -63,7 +67,7 @@ def test_one_step_is_512_samples_and_clips_are_independent(folder):
     latents = torch.randn(2, 20, 9, generator=torch.Generator().manual_seed(1))
     assert both.shape == (2, 1, 9 * 512)
     assert both.dtype == torch.float32
-    torch.testing.assert_close(both[1:], audio_vae.decode_16k(vae, latents[1:]))
+    torch.testing.assert_close(both[1:], decode_16k(vae, latents[1:]))
     assert both.std() > 1e-3
 
 
@@ -76,7 +80,10 @@ def test_every_spelling_gives_the_same_sound(halves, load, expected, spell, pref
 
 
 def test_constants_may_be_absent(halves, load, expected):
-    vae, vocoder = ({k: v for k, v in half.items() if k.split(".")[-1] not in audio_vae.COMPUTED} for half in halves)
+    vae, vocoder = (
+        {k: v for k, v in half.items() if k.split(".")[-1] not in audio_vae.COMPUTED}
+        for half in halves
+    )
     torch.testing.assert_close(sound(load(vae, vocoder)), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -106,7 +113,7 @@ def test_widths_come_from_the_weights(load, hidden_dim, channels):
 def test_stock_decode_and_encode_work_at_44100(folder):
     vae = audio_vae.load_audio_vae(folder / VAE, folder / VOCODER)
     latents = torch.randn(1, 20, 9)
-    resampled = torchaudio.functional.resample(audio_vae.decode_16k(vae, latents), 16000, 44100)
+    resampled = torchaudio.functional.resample(decode_16k(vae, latents), 16000, 44100)
     torch.testing.assert_close(vae.decode(latents).movedim(-1, 1), resampled)
     mel_frames = (44100 * 16000 // 44100 + 768 - 1024) // 256 + 1
     assert vae.encode(torch.rand(1, 44100, 2) - 0.5).shape == (1, 20, mel_frames // 2)
@@ -131,7 +138,13 @@ def test_comfyui_can_ask_for_a_fresh_copy(folder):
     reload, arguments = vae.patcher.cached_patcher_init
     copy = reload(*arguments, disable_dynamic=True)
     assert copy.model is not vae.first_stage_model
-    assert all(map(torch.equal, copy.model.state_dict().values(), vae.first_stage_model.state_dict().values()))
+    assert all(
+        map(
+            torch.equal,
+            copy.model.state_dict().values(),
+            vae.first_stage_model.state_dict().values(),
+        )
+    )
 
 
 class TestWrongFiles:
@@ -141,12 +154,28 @@ class TestWrongFiles:
         ("vae", "vocoder", "message"),
         [
             (VAE, None, f"{VAE} holds the audio VAE only. Also choose its vocoder, best_netG.pt"),
-            (VOCODER, None, f"vae {VOCODER} is a vocoder, not a VAE; choose MMAudio's 16 kHz VAE, v1-16.pth"),
+            (
+                VOCODER,
+                None,
+                f"vae {VOCODER} is a vocoder, not a VAE; choose MMAudio's 16 kHz VAE, v1-16.pth",
+            ),
             (VOCODER, VAE, f"{VOCODER} is the vocoder and {VAE} the VAE: swap the two inputs"),
-            (MERGED, VAE, f"vocoder {VAE} is an audio VAE, not a BigVGAN vocoder such as best_netG.pt"),
+            (
+                MERGED,
+                VAE,
+                f"vocoder {VAE} is an audio VAE, not a BigVGAN vocoder such as best_netG.pt",
+            ),
             (VAE, "wan22_tiny_small.safetensors", "is something else, not a BigVGAN vocoder"),
-            ("wan22_encoder_small.safetensors", None, "vae wan22_encoder_small.safetensors is not an audio VAE"),
-            ("wan22_tiny_small.safetensors", VOCODER, "vae wan22_tiny_small.safetensors is not an audio VAE"),
+            (
+                "wan22_encoder_small.safetensors",
+                None,
+                "vae wan22_encoder_small.safetensors is not an audio VAE",
+            ),
+            (
+                "wan22_tiny_small.safetensors",
+                VOCODER,
+                "vae wan22_tiny_small.safetensors is not an audio VAE",
+            ),
         ],
     )
     def test_wrong_place(self, folder, vae, vocoder, message):
@@ -162,7 +191,8 @@ class TestWrongFiles:
         vae, vocoder = halves
         vae["encoder.conv_in.weight"] = torch.zeros(16, 128, 3)
         with pytest.raises(
-            ValueError, match=r"my_vae\.safetensors works on 128 mel bands, Ovi's audio on 80.*44\.1 kHz"
+            ValueError,
+            match=r"my_vae\.safetensors works on 128 mel bands, Ovi's audio on 80.*44\.1 kHz",
         ):
             load(vae, vocoder)
 
@@ -186,45 +216,61 @@ class TestWrongFiles:
         halves = halves[0], audio_vae.fold_weight_norm(halves[1])
         halves[half][key] = torch.ones(width, 80, 1)
         file = ("my_vae", "my_vocoder")[half]
-        with pytest.raises(ValueError, match=rf"^{file}\.safetensors is {width} wide \('{key}'\).*download it again"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^{file}\.safetensors is {width} wide \('{key}'\).*download it again",
+        ):
             load(*halves)
 
     @pytest.mark.parametrize("shape", [(), (64,), (64, 1), (1, 1, 1)])
     def test_lengths_that_do_not_fit_their_directions(self, halves, load, shape):
         vae, vocoder = halves
         vocoder["ups.0.0.weight_g"] = torch.ones(shape)
-        with pytest.raises(ValueError, match=r"my_vocoder\.safetensors is incomplete: it has no 'ups\.0\.0\.weight'"):
+        with pytest.raises(
+            ValueError,
+            match=r"my_vocoder\.safetensors is incomplete: it has no 'ups\.0\.0\.weight'",
+        ):
             load(vae, vocoder)
 
     @pytest.mark.parametrize("shape", [(), (80,), (80, 5)])
     def test_a_weight_that_is_no_convolution(self, halves, load, shape):
         vae, vocoder = halves
         vae["decoder.conv_out.weight"] = torch.zeros(shape)
-        with pytest.raises(ValueError, match=r"my_vae\.safetensors: 'decoder\.conv_out\.weight' has shape \["):
+        with pytest.raises(
+            ValueError, match=r"my_vae\.safetensors: 'decoder\.conv_out\.weight' has shape \["
+        ):
             load(vae, vocoder)
 
     def test_names_that_are_wrappers_alone(self, halves):
-        vae, vocoder = audio_vae.split_halves({**halves[0], "module": torch.zeros(1), "": torch.zeros(1)})
+        vae, vocoder = audio_vae.split_halves(
+            {**halves[0], "module": torch.zeros(1), "": torch.zeros(1)}
+        )
         assert vae.keys() == halves[0].keys()
         assert not vocoder
 
     def test_not_finite(self, halves, load):
         vae, vocoder = halves
         vae["decoder.conv_in.weight"][0, 0, 0] = float("nan")
-        with pytest.raises(ValueError, match=r"my_vae\.safetensors: 'decoder\.conv_in\.weight' holds infinite"):
+        with pytest.raises(
+            ValueError, match=r"my_vae\.safetensors: 'decoder\.conv_in\.weight' holds infinite"
+        ):
             load(vae, vocoder)
 
     def test_missing_weight(self, halves, load):
         vae, vocoder = halves
         del vocoder["ups.3.0.weight_v"]
-        with pytest.raises(ValueError, match=r"my_vocoder\.safetensors is incomplete: it has no 'ups\.3\.0\.weight'"):
+        with pytest.raises(
+            ValueError,
+            match=r"my_vocoder\.safetensors is incomplete: it has no 'ups\.3\.0\.weight'",
+        ):
             load(vae, vocoder)
 
     def test_wrong_shape(self, halves, load):
         vae, vocoder = halves
         vae["decoder.conv_out.weight"] = torch.zeros(80, 5, 3)
         with pytest.raises(
-            ValueError, match=r"my_vae\.safetensors: 'decoder\.conv_out\.weight' has shape \[80, 5, 3\]"
+            ValueError,
+            match=r"my_vae\.safetensors: 'decoder\.conv_out\.weight' has shape \[80, 5, 3\]",
         ):
             load(vae, vocoder)
 
@@ -235,7 +281,9 @@ def test_a_merge_of_the_two_files_as_they_are_equals_the_two_files(small_files, 
         load_half(small_files / "vae" / "bigvgan_small.pt"),
     )
     merged = {
-        f"{part}.{key}": x for part, half in zip(("vae", "vocoder"), halves, strict=True) for key, x in half.items()
+        f"{part}.{key}": x
+        for part, half in zip(("vae", "vocoder"), halves, strict=True)
+        for key, x in half.items()
     }
     torch.save(merged, tmp_path / "merged.pth")
     paths = small_files / "vae" / "mmaudio_vae_small.pth", small_files / "vae" / "bigvgan_small.pt"

@@ -1,4 +1,6 @@
-"""The benchmarks measure what they say: sizes, the floor's work, the reference as it is written, the table."""
+"""The benchmarks measure what they say: sizes, the floor's work, the reference as it is written,
+the table.
+"""
 
 import argparse
 import sys
@@ -15,10 +17,13 @@ from count_traffic import COMPUTE, CountTraffic, pytorch_attention
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-find_comfyui.import_ovi_model()
+find_comfyui.import_extension()
 CPU = torch.device("cpu")
 TINY = clips.Clip(
-    64, 64, 5, {"dim": 64, "ffn_dim": 96, "num_layers": 2, "text_dim": 32, "freq_dim": 16, "num_heads": 2}
+    64,
+    64,
+    5,
+    {"dim": 64, "ffn_dim": 96, "num_layers": 2, "text_dim": 32, "freq_dim": 16, "num_heads": 2},
 )
 
 
@@ -36,13 +41,25 @@ def runner(model):
 
 
 def options(**changed):
-    defaults = {"clip": "tiny", "dtype": "fp32", "layers": None, "batch": 1, "compile": False, "reference": None}
+    defaults = {
+        "clip": "tiny",
+        "dtype": "fp32",
+        "layers": None,
+        "batch": 1,
+        "compile": False,
+        "reference": None,
+    }
     return argparse.Namespace(**defaults | changed)
 
 
 @pytest.mark.parametrize(
     ("name", "picture", "sound"),
-    [("small", 2304, 79), ("704x704 5 s", 15004, 157), ("960x960 5 s", 27900, 157), ("960x960 10 s", 54900, 314)],
+    [
+        ("small", 2304, 79),
+        ("704x704 5 s", 15004, 157),
+        ("960x960 5 s", 27900, 157),
+        ("960x960 10 s", 54900, 314),
+    ],
 )
 def test_the_clips_have_the_tokens_they_are_known_for(name, picture, sound):
     clip = clips.CLIPS[name]
@@ -73,14 +90,25 @@ def test_the_floor_multiplies_as_much_as_the_model_and_does_nothing_else():
     assert len(one.get_flop_counts()["Global"]) == 3  # addmm, convolution, bmm
     one, other = (measured(each, CountTraffic("meta")) for each in (recorded, whole))
     assert one.moved == {kind: size for kind, size in other.moved.items() if kind in COMPUTE}
-    assert one.launches == {kind: launches for kind, launches in other.launches.items() if kind in COMPUTE}
+    assert one.launches == {
+        kind: launches for kind, launches in other.launches.items() if kind in COMPUTE
+    }
 
 
 def test_the_floor_multiplies_the_models_own_weights_and_shares_its_buffers(model):
     with torch.no_grad():
         recorded = floor.record_floor(model, runner(model))
-    given = {tensor.data_ptr() for _, args, _ in recorded.calls for tensor in args if isinstance(tensor, torch.Tensor)}
-    matrices = {weight.data_ptr() for weight in model.parameters() if weight.ndim > 1 and weight.shape[0] > 1}
+    given = {
+        tensor.data_ptr()
+        for _, args, _ in recorded.calls
+        for tensor in args
+        if isinstance(tensor, torch.Tensor)
+    }
+    matrices = {
+        weight.data_ptr()
+        for weight in model.parameters()
+        if weight.ndim > 1 and weight.shape[0] > 1
+    }
     assert matrices <= given
     assert len(recorded.buffers) < len(recorded.calls) / 2
     assert all(buffer.isfinite().all() for buffer in recorded.buffers.values())
@@ -101,7 +129,10 @@ def test_everything_takes_turns_and_the_table_says_how_long(dtype, batch, monkey
 
 
 def test_a_ratio_is_the_median_of_the_ratios_within_a_turn():
-    one, other = forward.Contender("one", list, [1.0, 4.0, 9.0]), forward.Contender("other", list, [1.0, 2.0, 3.0])
+    one, other = (
+        forward.Contender("one", list, [1.0, 4.0, 9.0]),
+        forward.Contender("other", list, [1.0, 2.0, 3.0]),
+    )
     assert forward.ratio(one, other) == "2.000"
 
 
@@ -110,7 +141,9 @@ def test_outputs_that_differ_end_the_comparison():
     theirs = [[torch.ones(48, 1, 2, 2)], [torch.ones(3, 20)]]
     assert forward.check_outputs(ours, theirs, torch.float32) == [0, 0]
     theirs[1][0][0] *= 1.01
-    with pytest.raises(SystemExit, match=r"differs from the reference's by 5.8e-03 of its size, more than 1e-04"):
+    with pytest.raises(
+        SystemExit, match=r"differs from the reference's by 5.8e-03 of its size, more than 1e-04"
+    ):
         forward.check_outputs(ours, theirs, torch.float32)
     assert forward.check_outputs(ours, theirs, torch.bfloat16)[1] > 0
 
@@ -152,7 +185,11 @@ class FusionModel(torch.nn.Module):
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A folder laid out and imported as the reference is."""
-    for name, text in {"modules/attention": ATTENTION, "modules/model": MODEL, "modules/fusion": FUSION}.items():
+    for name, text in {
+        "modules/attention": ATTENTION,
+        "modules/model": MODEL,
+        "modules/fusion": FUSION,
+    }.items():
         (tmp_path / "ovi" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ovi" / f"{name}.py").write_text(text)
     (tmp_path / "ovi/distributed_comms").mkdir()
@@ -169,7 +206,10 @@ def test_the_reference_loads_without_what_it_needs_and_is_not_written(checkout):
     model = reference.build(reference.load(checkout, torch.bfloat16), *TINY.towers())
     assert sorted(checkout.rglob("*")) == before
     assert set(reference._stand_ins()) & set(sys.modules) == stand_ins
-    assert (model.video_model.config["patch_size"], model.audio_model.config["dim"]) == ((1, 2, 2), 64)
+    assert (model.video_model.config["patch_size"], model.audio_model.config["dim"]) == (
+        (1, 2, 2),
+        64,
+    )
     assert model.video_model.scale.is_meta
 
 
@@ -179,7 +219,11 @@ def test_the_reference_computes_in_the_precision_asked_for(checkout, dtype):
     latents = [torch.zeros(shape, device="meta", dtype=dtype) for shape in TINY.shapes(2)]
     text = torch.zeros(2, 4, 8, device="meta", dtype=dtype)
     pictures, sounds, tokens, steps, squared = reference.run(model, latents, torch.zeros(2), text)
-    assert (len(pictures), pictures[0].dtype, sounds[0].shape) == (2, dtype, (TINY.shapes()[1][2], 20))
+    assert (len(pictures), pictures[0].dtype, sounds[0].shape) == (
+        2,
+        dtype,
+        (TINY.shapes()[1][2], 20),
+    )
     assert (tokens, steps) == (TINY.tokens, TINY.shapes()[1][2])
     assert squared == torch.float32  # as autocast does on a card
 
@@ -189,14 +233,21 @@ def test_the_reference_attends_clip_by_clip(checkout):
     query, key = torch.randn(10, 2, 8), torch.randn(6, 2, 8)
     found = reference.attend(query, key, key, max_seqlen_q=5, max_seqlen_k=3, causal=False)
     scores = torch.einsum("blhd,bmhd->bhlm", query.view(2, 5, 2, 8), key.view(2, 3, 2, 8)) / 8**0.5
-    expected = torch.einsum("bhlm,bmhd->blhd", scores.softmax(-1), key.view(2, 3, 2, 8)).flatten(0, 1)
+    expected = torch.einsum("bhlm,bmhd->blhd", scores.softmax(-1), key.view(2, 3, 2, 8)).flatten(
+        0, 1
+    )
     torch.testing.assert_close(found, expected)
     one = sys.modules["ovi.modules.attention"].flash_attention(query, key)
-    torch.testing.assert_close(one, reference.attend(query, key, key, max_seqlen_q=10, max_seqlen_k=6))
+    torch.testing.assert_close(
+        one, reference.attend(query, key, key, max_seqlen_q=10, max_seqlen_k=6)
+    )
 
 
 def test_a_folder_without_a_checkout_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match=r"holds no ovi/modules/fusion\.py: give --reference the folder of a checkout"):
+    with pytest.raises(
+        SystemExit,
+        match=r"holds no ovi/modules/fusion\.py: give --reference the folder of a checkout",
+    ):
         reference.load(tmp_path, torch.float32)
 
 

@@ -1,9 +1,20 @@
-"""The picture of a clip: frames where they belong on the time axis, the waveform and its speech beneath."""
+"""The picture of a clip: frames where they belong on the time axis, the waveform and its speech
+beneath.
+"""
 
 import numpy as np
 import pytest
-from comfyui_ovi.ovi_model import contact_sheet
-from comfyui_ovi.ovi_model.contact_sheet import MARGIN, WAVE_HEIGHT, WIDTH, Sound, draw_sheet, draw_wave, fit, shown
+from comfyui_ovi.ovi_model.preview import contact_sheet
+from comfyui_ovi.ovi_model.preview.contact_sheet import (
+    MARGIN,
+    WAVE_HEIGHT,
+    WIDTH,
+    Sound,
+    draw_sheet,
+    draw_wave,
+    fit,
+    shown,
+)
 from PIL import Image, ImageColor
 
 RATE = 16000
@@ -43,7 +54,10 @@ def test_each_frame_stands_at_its_time():
     assert sheet.width == WIDTH
     span = WIDTH - 2 * MARGIN
     for cell, colour in enumerate(colours):
-        assert colour_at(sheet, MARGIN + (cell + 0.5) / 8 * span, contact_sheet.HEADER_HEIGHT + 100) == colour
+        assert (
+            colour_at(sheet, MARGIN + (cell + 0.5) / 8 * span, contact_sheet.HEADER_HEIGHT + 100)
+            == colour
+        )
 
 
 def test_the_waveform_is_loud_where_the_sound_is():

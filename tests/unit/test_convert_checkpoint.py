@@ -11,8 +11,9 @@ import pytest
 import small_weights
 import torch
 from comfy.ldm.mmaudio.vae import autoencoder
-from comfyui_ovi.ovi_model import audio_vae, checkpoint, loader
-from comfyui_ovi.ovi_model.core_vae import vae_around
+from comfyui_ovi.ovi_model.decode.audio import decode_16k
+from comfyui_ovi.ovi_model.load import audio_vae, checkpoint, diffusion_model
+from comfyui_ovi.ovi_model.load.core_vae import vae_around
 from goldens import load_json, relative_error
 from layout_writers import in_blocks, scaled_fp8, two_files
 from safetensors import safe_open
@@ -33,7 +34,9 @@ def forward(patcher):
     return torch.cat([x.flatten() for x in made])
 
 
-@pytest.mark.parametrize("layout", [x for x in LAYOUTS if GGUF not in x.loaders], ids=lambda layout: layout.name)
+@pytest.mark.parametrize(
+    "layout", [x for x in LAYOUTS if GGUF not in x.loaders], ids=lambda layout: layout.name
+)
 def test_every_layout_becomes_plain_weights_under_our_names(convert, released, tmp_path, layout):
     files, values = layout.write(released, tmp_path / layout.name)
     converted = load_file(convert("fp32", *files))
@@ -55,7 +58,9 @@ def data_of(written):
     return written[8 + int.from_bytes(written[:8], "little") :]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, FP8, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, FP8, torch.float8_e5m2]
+)
 def test_the_same_precision_is_kept(convert, released, tmp_path, dtype):
     save_file(small_weights.cast(released, dtype), tmp_path / "in.safetensors")
     kept = load_file(convert("same", tmp_path / "in.safetensors"))
@@ -68,7 +73,9 @@ def test_the_same_precision_is_kept(convert, released, tmp_path, dtype):
 def test_a_cast_is_torchs(convert, source, plain, to):
     cast = load_file(convert(to, source))
     assert cast.keys() == plain.keys()
-    assert all(torch.equal(cast[name], x.to(convert_checkpoint.DTYPES[to])) for name, x in plain.items())
+    assert all(
+        torch.equal(cast[name], x.to(convert_checkpoint.DTYPES[to])) for name, x in plain.items()
+    )
 
 
 class TestScaledFp8:
@@ -91,7 +98,11 @@ class TestScaledFp8:
 
     def test_nothing_else_is_in_the_file_but_its_mark(self, convert, source, plain):
         written = load_file(convert("fp8", source))
-        scales = {name.replace(".weight", ".scale_weight") for name, x in plain.items() if in_blocks(name, x)}
+        scales = {
+            name.replace(".weight", ".scale_weight")
+            for name, x in plain.items()
+            if in_blocks(name, x)
+        }
         assert written.keys() == plain.keys() | scales | {"scaled_fp8"}
         assert len(scales) == 2 * 2 * 12
         assert written["scaled_fp8"].dtype == FP8
@@ -109,7 +120,9 @@ class TestScaledFp8:
         joined = load_file(convert("fp8", *files))
         for half, prefix in zip(map(load_file, files), ("", "audio_model."), strict=True):
             for key in [key for key in half if key.endswith(".weight") and half[key].dtype == FP8]:
-                assert torch.equal(joined[prefix + key].view(torch.uint8), half[key].view(torch.uint8)), key
+                assert torch.equal(
+                    joined[prefix + key].view(torch.uint8), half[key].view(torch.uint8)
+                ), key
         assert joined.keys() >= checkpoint.convert_keys(values).keys()
 
 
@@ -118,7 +131,8 @@ ROUNDING = {"fp8": 2**-4, "bf16": 2**-8, "fp16": 2**-11, "fp32": 0, "same": 0}
 
 @pytest.mark.parametrize("to", ROUNDING)
 def test_stock_and_own_loader_read_the_file(convert, source, to):
-    """Weights are off by half of ROUNDING on average; errors of layers in a row add up in squares, to four times that.
+    """Weights are off by half of ROUNDING on average; errors of layers in a row add up in squares,
+    to four times that.
 
     A layer read without its scale would be off by far more than all of it.
     """
@@ -126,7 +140,7 @@ def test_stock_and_own_loader_read_the_file(convert, source, to):
     converted = str(convert(to, source))
     stock = forward(comfy.sd.load_diffusion_model(converted))
     assert ROUNDING[to] / 8 <= relative_error(stock, expected) <= 2 * ROUNDING[to]
-    assert torch.equal(stock, forward(loader.load_model(converted, None, "default")))
+    assert torch.equal(stock, forward(diffusion_model.load_model(converted, None, "default")))
 
 
 def test_the_file_is_laid_out_as_the_format_asks(convert, source):
@@ -148,11 +162,14 @@ def test_the_file_is_laid_out_as_the_format_asks(convert, source):
 
 
 def test_the_published_file_gets_the_sizes_that_help_names():
-    find_comfyui.import_ovi_model()
+    find_comfyui.import_extension()
     import gguf_file
 
     shapes = load_json("ovi_fusion_keys")
-    released = {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes.items()}
+    released = {
+        name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
+        for name, shape in shapes.items()
+    }
     outlines = checkpoint.convert_keys(released)
     for to, meaning in convert_checkpoint.TARGETS.items():
         named = re.search(r"([\d.]+) GB", meaning)
@@ -160,7 +177,9 @@ def test_the_published_file_gets_the_sizes_that_help_names():
             assert float(named[1]) == round(gguf_file.size(outlines, to) / 1e9, 1)
         elif named:
             conversion = convert_checkpoint.choose_conversion(SimpleNamespace(quantised=False), to)
-            size = sum(convert_checkpoint.total_size(conversion(*item)) for item in outlines.items())
+            size = sum(
+                convert_checkpoint.total_size(conversion(*item)) for item in outlines.items()
+            )
             assert float(named[1]) == round(size / 1e9, 1)
         else:
             assert to in ("same", "audio-vae")
@@ -169,11 +188,14 @@ def test_the_published_file_gets_the_sizes_that_help_names():
 class TestAudio:
     @pytest.fixture
     def pair(self, small_files):
-        return small_files / "vae" / "mmaudio_vae_small.pth", small_files / "vae" / "bigvgan_small.pt"
+        return (
+            small_files / "vae" / "mmaudio_vae_small.pth",
+            small_files / "vae" / "bigvgan_small.pt",
+        )
 
     def sound(self, vae):
         latents = torch.randn(1, 20, 9, generator=torch.Generator().manual_seed(1))
-        return audio_vae.decode_16k(vae, latents)
+        return decode_16k(vae, latents)
 
     def test_one_file_sounds_as_two(self, convert, pair):
         merged = convert("audio-vae", *pair)
@@ -182,7 +204,9 @@ class TestAudio:
         stored = load_file(merged)
         assert all(x.dtype == torch.float32 for x in stored.values())
         # Core's own loader, with its own class at the small width.
-        stock = vae_around(audio_vae.SizedAutoencoder(16, 64), stored, autoencoder, "AudioAutoencoder")
+        stock = vae_around(
+            audio_vae.SizedAutoencoder(16, 64), stored, autoencoder, "AudioAutoencoder"
+        )
         assert torch.equal(self.sound(stock), expected)
 
     def test_nothing_is_left_that_core_would_have_to_make_up(self, convert, pair):
@@ -198,7 +222,9 @@ class TestAudio:
 
     def test_safetensors_halves(self, convert, pair, tmp_path):
         halves = []
-        for path, weights in zip(pair, (torch.load(pair[0]), torch.load(pair[1])["generator"]), strict=True):
+        for path, weights in zip(
+            pair, (torch.load(pair[0]), torch.load(pair[1])["generator"]), strict=True
+        ):
             halves.append(tmp_path / f"{path.stem}.safetensors")
             save_file({name: x.contiguous() for name, x in weights.items()}, halves[-1])
         expected = load_file(convert("audio-vae", *pair))
@@ -206,7 +232,9 @@ class TestAudio:
         assert all(torch.equal(actual[name], x) for name, x in expected.items())
 
     def test_a_half_alone(self, convert, pair):
-        with pytest.raises(SystemExit, match=r"mmaudio_vae_small\.pth holds the audio VAE only\. Also choose"):
+        with pytest.raises(
+            SystemExit, match=r"mmaudio_vae_small\.pth holds the audio VAE only\. Also choose"
+        ):
             convert("audio-vae", pair[0])
 
 
@@ -214,4 +242,6 @@ def test_what_ovi_has_no_use_for_is_left_out(convert, released, tmp_path, capsys
     save_file(released | {"video_model.ema.decay": torch.ones(3)}, tmp_path / "in.safetensors")
     written = load_file(convert("bf16", tmp_path / "in.safetensors"))
     assert len(written) == len(released)
-    assert "Left out, for Ovi has no such weights: 1, the first 'ema.decay'" in capsys.readouterr().out
+    assert (
+        "Left out, for Ovi has no such weights: 1, the first 'ema.decay'" in capsys.readouterr().out
+    )

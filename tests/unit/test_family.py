@@ -8,7 +8,7 @@ import comfy.utils
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
-from comfyui_ovi.ovi_model import compat, family
+from comfyui_ovi.ovi_model import core_facts, core_patches, family
 from goldens import small_configs, small_patcher, small_weights
 
 VIDEO, AUDIO = (2, 48, 3, 4, 6), (2, 20, 10)
@@ -47,7 +47,9 @@ def test_one_line_of_the_log_says_what_is_loaded(caplog):
 def test_only_the_video_is_normalised_in_every_form_of_latent(base, direction):
     video, audio = pair()
     base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
-    process = {"process_in": base.process_latent_in, "process_out": base.process_latent_out}[direction]
+    process = {"process_in": base.process_latent_in, "process_out": base.process_latent_out}[
+        direction
+    ]
     expected = getattr(base.latent_format, direction)(video)
     assert not torch.equal(expected, video)
     assert torch.equal(process(pack(video, audio)), pack(expected, audio))
@@ -69,13 +71,17 @@ def test_a_held_first_frame_is_clean_and_at_time_zero(base):
     video, audio = pair()
     noise = pack(*pair(1))
     shapes = base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
-    out = base.extra_conds(denoise_mask=mask(first_frame("whole")), latent_shapes=shapes, device="cpu", noise=noise)
+    out = base.extra_conds(
+        denoise_mask=mask(first_frame("whole")), latent_shapes=shapes, device="cpu", noise=noise
+    )
     clean = out["clean_frames"].cond
     times = base.process_timestep(torch.tensor([500.7, 500.7]), x=noise, clean_frames=clean)
     assert times[0].tolist() == [[0, 500, 500], [500, 500, 500]]
     assert times[1].tolist() == [500, 500]
 
-    held = base.scale_latent_inpaint(sigma=torch.full((2,), 0.25), noise=noise, latent_image=pack(video, audio))
+    held = base.scale_latent_inpaint(
+        sigma=torch.full((2,), 0.25), noise=noise, latent_image=pack(video, audio)
+    )
     noised = 0.25 * noise + 0.75 * pack(video, audio)
     held_video, held_audio = comfy.utils.unpack_latents(held, shapes)
     noised_video, noised_audio = comfy.utils.unpack_latents(noised, shapes)
@@ -86,21 +92,32 @@ def test_a_held_first_frame_is_clean_and_at_time_zero(base):
 
 
 @pytest.mark.parametrize(
-    "held", [mask(first_frame("half")), mask(audio=0.0), mask(video=torch.tensor([1.0, 0, 1]).view(1, 1, 3, 1, 1))]
+    "held",
+    [
+        mask(first_frame("half")),
+        mask(audio=0.0),
+        mask(video=torch.tensor([1.0, 0, 1]).view(1, 1, 3, 1, 1)),
+    ],
 )
 def test_anything_else_held_is_noised_under_the_common_time(base, held):
     shapes = base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
     noise = pack(*pair(1))
     out = base.extra_conds(denoise_mask=held, latent_shapes=shapes, device="cpu", noise=noise)
-    times = base.process_timestep(torch.tensor([500.0, 500.0]), x=noise, clean_frames=out["clean_frames"].cond)
+    times = base.process_timestep(
+        torch.tensor([500.0, 500.0]), x=noise, clean_frames=out["clean_frames"].cond
+    )
     assert (times[0] == 500).all()
-    scaled = base.scale_latent_inpaint(sigma=torch.full((2,), 0.25), noise=noise, latent_image=pack(*pair()))
+    scaled = base.scale_latent_inpaint(
+        sigma=torch.full((2,), 0.25), noise=noise, latent_image=pack(*pair())
+    )
     assert torch.allclose(scaled, 0.25 * noise + 0.75 * pack(*pair()))
 
 
 def test_without_a_mask_no_frame_is_clean(base):
     shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
-    base.extra_conds(denoise_mask=mask(first_frame("whole")), latent_shapes=shapes, device="cpu", noise=None)
+    base.extra_conds(
+        denoise_mask=mask(first_frame("whole")), latent_shapes=shapes, device="cpu", noise=None
+    )
     out = base.extra_conds(latent_shapes=shapes, device="cpu", noise=None)
     assert "clean_frames" not in out
     assert base.clean_frames is None
@@ -110,7 +127,10 @@ def test_without_a_mask_no_frame_is_clean(base):
 def test_texts_form_a_batch_whatever_their_length(base):
     positive = base.extra_conds(cross_attn=torch.randn(1, 9, 32), device="cpu", noise=None)
     negative = base.extra_conds(
-        cross_attn=torch.randn(1, 30, 32), audio_context=torch.ones(1, 2, 32), device="cpu", noise=None
+        cross_attn=torch.randn(1, 30, 32),
+        audio_context=torch.ones(1, 2, 32),
+        device="cpu",
+        noise=None,
     )
     assert positive.keys() == negative.keys()
     for key in ("c_crossattn", "audio_context"):
@@ -123,7 +143,9 @@ def test_prompts_put_together_are_read_one_after_another(base, caplog):
     """As 'Conditioning (Concat)' makes of two encoded prompts, each filled up to the full length."""
     length, width = base.diffusion_model.config.text_length, base.diffusion_model.config.text_dim
     first, second = torch.randn(1, 5, width), torch.randn(1, 7, width)
-    filled = [torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text in (first, second)]
+    filled = [
+        torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text in (first, second)
+    ]
     texts = base.extra_conds(cross_attn=torch.cat(filled, dim=1), noise=torch.zeros(1, 48, 1, 2, 2))
     made = texts["c_crossattn"].cond
     assert made.shape == (1, length, width)
@@ -131,7 +153,9 @@ def test_prompts_put_together_are_read_one_after_another(base, caplog):
     assert not made[:, 12:].any()
     assert not caplog.records
 
-    base.extra_conds(cross_attn=torch.randn(1, length + 1, width), noise=torch.zeros(1, 48, 1, 2, 2))
+    base.extra_conds(
+        cross_attn=torch.randn(1, length + 1, width), noise=torch.zeros(1, 48, 1, 2, 2)
+    )
     assert f"more than {length} tokens" in caplog.text
 
 
@@ -151,7 +175,7 @@ def test_windows_of_sound_follow_the_picture_without_gap_or_overlap(base):
 
 def test_registering_again_changes_nothing():
     before = list(comfy.supported_models.models), comfy.model_detection.detect_unet_config
-    family.register()
+    core_patches.install()
     assert (comfy.supported_models.models, comfy.model_detection.detect_unet_config) == before
     assert before[0].count(family.OviConfig) == 1
 
@@ -165,28 +189,42 @@ def test_detection_under_either_prefix(prefix):
 
 
 def test_other_models_are_left_to_core():
-    plain = {key.replace(".modulation.modulation", ".modulation"): x for key, x in small_weights().items()}
-    wan = {key: tensor for key, tensor in plain.items() if "fusion" not in key and "audio" not in key}
+    plain = {
+        key.replace(".modulation.modulation", ".modulation"): x
+        for key, x in small_weights().items()
+    }
+    wan = {
+        key: tensor for key, tensor in plain.items() if "fusion" not in key and "audio" not in key
+    }
     assert comfy.model_detection.detect_unet_config(wan, "")["image_model"] == "wan2.1"
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_previews_show_the_middle_of_the_picture(base, nested):
     video, audio = pair()
-    shown = base.latent_format.latent_rgb_factors_reshape(NestedTensor([video, audio]) if nested else video)
+    shown = base.latent_format.latent_rgb_factors_reshape(
+        NestedTensor([video, audio]) if nested else video
+    )
     assert torch.equal(shown, video[:, :, 1:2])
 
 
 @pytest.mark.parametrize(
     ("shape", "found"),
-    [((1, 48, 10), "sound without a picture"), ((1, 16, 8, 8), r"a latent of shape \[1, 16, 8, 8\]")],
+    [
+        ((1, 48, 10), "sound without a picture"),
+        ((1, 16, 8, 8), r"a latent of shape \[1, 16, 8, 8\]"),
+    ],
 )
 def test_a_latent_of_another_kind_is_refused(base, shape, found):
-    with pytest.raises(ValueError, match=f"{found}; Ovi samples both together.*'Ovi Concat Latent'"):
+    with pytest.raises(
+        ValueError, match=f"{found}; Ovi samples both together.*'Ovi Concat Latent'"
+    ):
         base.extra_conds(device="cpu", noise=torch.zeros(shape))
 
 
-@pytest.mark.skipif(not compat.NESTED_WINDOWS, reason="this core has no windows of nested latents")
+@pytest.mark.skipif(
+    not core_facts.NESTED_WINDOWS, reason="this core has no windows of nested latents"
+)
 def test_a_window_takes_its_own_clean_frames(base):
     clean = comfy.conds.CONDRegular(torch.tensor([1.0, 0, 0, 0]).view(1, 1, 4, 1, 1))
     for frames, expected in (([0, 1], [1, 0]), ([2, 3], [0, 0])):

@@ -1,13 +1,23 @@
 """Which names a saved file may be given, and what is said of others."""
 
 import pytest
-from comfyui_ovi.ovi_model import file_name
-from comfyui_ovi.ovi_model.file_name import check_prefix
+from comfyui_ovi.ovi_model.save import file_name
+from comfyui_ovi.ovi_model.save.file_name import check_prefix
 
 
 @pytest.mark.parametrize(
     "prefix",
-    ["Ovi", "video/Ovi", "video\\Ovi", "a/b/c/", "ünï 漢字\u3000(1)", ".hidden", "a..b", "%width%x%height%", "x" * 200],
+    [
+        "Ovi",
+        "video/Ovi",
+        "video\\Ovi",
+        "a/b/c/",
+        "ünï 漢字\u3000(1)",
+        ".hidden",
+        "a..b",
+        "%width%x%height%",
+        "x" * 200,
+    ],
 )
 def test_names_inside_the_output_folder(prefix):
     check_prefix(prefix)
@@ -35,7 +45,9 @@ def test_names_inside_the_output_folder(prefix):
     ],
 )
 def test_names_that_lead_out_or_are_none(prefix, fault):
-    with pytest.raises(ValueError, match=f"^filename_prefix '.*' {fault}.*as in 'video/Ovi'") as caught:
+    with pytest.raises(
+        ValueError, match=f"^filename_prefix '.*' {fault}.*as in 'video/Ovi'"
+    ) as caught:
         check_prefix(prefix)
     assert str(caught.value).isprintable()
 

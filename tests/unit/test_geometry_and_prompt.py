@@ -1,10 +1,13 @@
 """Sizes, lengths and prompts at their limits, and what is said beyond them."""
 
 import pytest
-from comfyui_ovi.ovi_model import geometry, prompt
+from comfyui_ovi.ovi_model.latent import geometry
+from comfyui_ovi.ovi_model.text import prompt
 
 
-@pytest.mark.parametrize(("frames", "cells", "steps"), [(1, 1, 1), (5, 2, 5), (121, 31, 157), (241, 61, 314)])
+@pytest.mark.parametrize(
+    ("frames", "cells", "steps"), [(1, 1, 1), (5, 2, 5), (121, 31, 157), (241, 61, 314)]
+)
 def test_lengths(frames, cells, steps):
     assert geometry.video_cells(frames) == cells
     assert geometry.audio_steps(cells) == steps
@@ -41,11 +44,17 @@ def test_sizes_the_model_has(size):
     [
         ("", "prompt is empty"),
         (" \n ", "prompt is empty"),
-        ("A man says <S>Hi there. Audio: wind", r"'<S>' at line 1, column 12 .*Hi there.* is not closed: add '<E>'"),
+        (
+            "A man says <S>Hi there. Audio: wind",
+            r"'<S>' at line 1, column 12 .*Hi there.* is not closed: add '<E>'",
+        ),
         ("One.\nTwo <S>Hi</S>", r"'</S>' at line 2, column 10 .* is not a tag of Ovi: write '<E>'"),
         ("<S>One <S>two<E>", r"'<S>' at line 1, column 8 .* opens before the last '<S>' is closed"),
         ("One<E> two", r"'<E>' at line 1, column 4 .* closes nothing"),
-        ("A cat. <AUDCAP>purr", r"'<AUDCAP>' at line 1, column 8 .* is not closed: add '<ENDAUDCAP>'"),
+        (
+            "A cat. <AUDCAP>purr",
+            r"'<AUDCAP>' at line 1, column 8 .* is not closed: add '<ENDAUDCAP>'",
+        ),
         ("A cat. purr<ENDAUDCAP>", "'<ENDAUDCAP>' at line 1, column 12 .* closes nothing"),
         ("A cat. <AUDCAP>purr</AUDCAP>", "'</AUDCAP>' .* write '<ENDAUDCAP>'"),
     ],
@@ -69,7 +78,8 @@ def test_what_is_tagged_already_is_not_tagged_again(text, tagged):
 
 
 @pytest.mark.parametrize(
-    "text", ["A cat.", "<S>Hi!<E> <S>Ho.<E> Audio: wind", "a < b <AUDCAP>x\ny<ENDAUDCAP>", "猫 (1.2)"]
+    "text",
+    ["A cat.", "<S>Hi!<E> <S>Ho.<E> Audio: wind", "a < b <AUDCAP>x\ny<ENDAUDCAP>", "猫 (1.2)"],
 )
 def test_prompts_that_are_fine(text):
     prompt.check_prompt(text)

@@ -1,11 +1,13 @@
-"""The range of guidance, on the small model with core's own samplers: which prompts run at which noise level."""
+"""The range of guidance, on the small model with core's own samplers: which prompts run at which
+noise level.
+"""
 
 import comfy.samplers
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfy.patcher_extension import WrappersMP
-from comfyui_ovi.ovi_model import guidance, solver
+from comfyui_ovi.ovi_model.sample import guidance, solver
 from goldens import relative_error, small_patcher
 
 STEPS = 8
@@ -23,7 +25,8 @@ def conditioning(seed):
 
 
 def sample(model, cfg=4.0, sigmas=SIGMAS):
-    """Sample a clip with the reference's solver; returns it as one row, and the prompts of each forward.
+    """Sample a clip with the reference's solver; returns it as one row, and the prompts of each
+    forward.
 
     The forwards are counted behind everything that could leave one out: in the network itself.
     """
@@ -38,7 +41,9 @@ def sample(model, cfg=4.0, sigmas=SIGMAS):
     guider.set_conds(conditioning(1), conditioning(2))
     guider.set_cfg(cfg)
     noise = torch.Generator().manual_seed(3)
-    noise = NestedTensor([torch.randn(shape, generator=noise) for shape in ((1, 48, 2, 4, 4), (1, 20, 8))])
+    noise = NestedTensor(
+        [torch.randn(shape, generator=noise) for shape in ((1, 48, 2, 4, 4), (1, 20, 8))]
+    )
     blank = NestedTensor([torch.zeros_like(stream) for stream in noise.unbind()])
     sampler = comfy.samplers.KSAMPLER(solver.sample_flow_unipc)
     hook = model.model.diffusion_model.register_forward_pre_hook(note, with_kwargs=True)
@@ -54,7 +59,9 @@ def guided(patcher, *cfg_range, audio_cfg=3.0, layer=-1):
 
 
 def switched(patcher, start, end, audio_cfg=3.0):
-    """The same in another way: both prompts are predicted everywhere, and a cfg function drops the negative one."""
+    """The same in another way: both prompts are predicted everywhere, and a cfg function drops the
+    negative one.
+    """
     model = guidance.guide(patcher, audio_cfg, -1, 0.0, 1.0)
     within = model.model_options["sampler_cfg_function"]
     sampling = model.get_model_object("model_sampling")
@@ -68,7 +75,8 @@ def switched(patcher, start, end, audio_cfg=3.0):
     return model
 
 
-# Half and quarters of eight steps; level 4 of 8 lies just below the middle of the schedule, as training stops at 0.999.
+# Half and quarters of eight steps; level 4 of 8 lies just below the middle of the schedule, as
+# training stops at 0.999.
 RANGES = {
     (0.0, 1.0): [BOTH] * 8,
     (0.0, 0.5): [BOTH] * 4 + [POSITIVE] * 4,
@@ -97,7 +105,11 @@ def test_a_first_level_a_little_above_the_highest_is_the_start(patcher):
 
 
 def test_each_range_gives_another_clip(patcher):
-    clips = [sample(guided(patcher, *cfg_range))[0] for cfg_range in RANGES if cfg_range not in {(0.0, 0.0)}]
+    clips = [
+        sample(guided(patcher, *cfg_range))[0]
+        for cfg_range in RANGES
+        if cfg_range not in {(0.0, 0.0)}
+    ]
     for index, clip in enumerate(clips):
         assert all(relative_error(clip, other) > 1e-3 for other in clips[:index])
 
@@ -138,7 +150,8 @@ def test_a_layer_is_skipped_within_both_ranges(patcher):
 
 def test_a_range_that_ends_before_it_starts_is_refused(patcher):
     with pytest.raises(
-        ValueError, match=r"cfg_start_percent is 0\.8 and cfg_end_percent 0\.2: guidance would end before"
+        ValueError,
+        match=r"cfg_start_percent is 0\.8 and cfg_end_percent 0\.2: guidance would end before",
     ):
         guided(patcher, 0.8, 0.2)
 
@@ -180,7 +193,9 @@ def test_the_two_predictions_share_no_memory(patcher):
     """A node that changes one of them in place must not change the other."""
     model = guided(patcher, 1.0, 1.0)
     expected, _ = sample(model)
-    model.set_model_sampler_pre_cfg_function(lambda args: [args["conds_out"][0], args["conds_out"][1].zero_()])
+    model.set_model_sampler_pre_cfg_function(
+        lambda args: [args["conds_out"][0], args["conds_out"][1].zero_()]
+    )
     model.set_model_sampler_cfg_function(lambda args: args["cond"])
     assert relative_error(sample(model)[0], expected) < 1e-5
 

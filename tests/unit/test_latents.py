@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model import latents
+from comfyui_ovi.ovi_model.latent import latents
 
 
 def pair(steps=31, clips=1):
@@ -34,7 +34,9 @@ def test_a_mask_of_another_width_is_left_for_samplers_to_scale():
 
 @pytest.mark.parametrize("steps", [29, 33])
 def test_a_sound_of_another_length_is_refused(steps):
-    with pytest.raises(ValueError, match=f"audio_latent has {steps} steps, but .* 7 cells in time needs 31"):
+    with pytest.raises(
+        ValueError, match=f"audio_latent has {steps} steps, but .* 7 cells in time needs 31"
+    ):
         latents.concat(*pair(steps))
 
 

@@ -1,4 +1,6 @@
-"""The texts of the nodes in every language: complete, up to date, and such that ComfyUI's page can show them."""
+"""The texts of the nodes in every language: complete, up to date, and such that ComfyUI's page can
+show them.
+"""
 
 import json
 import re
@@ -10,7 +12,9 @@ from comfyui_ovi.nodes import NODES
 FOLDER = export_locales.FILE.parents[1]
 LANGUAGES = ["en", "es", "fr", "ja", "ko", "zh"]
 # What every language leaves as it is: tags, file names, numbers with a point, options in capitals.
-UNCHANGED = re.compile(r"<\w+>|%[\w:-]+%|\w+\.safetensors|\d+\.\d+|\b(?:bf16|fp8|mp4|webm|mov|umT5)\b")
+UNCHANGED = re.compile(
+    r"<\w+>|%[\w:-]+%|\w+\.safetensors|\d+\.\d+|\b(?:bf16|fp8|mp4|webm|mov|umT5)\b"
+)
 
 
 def read(language):
@@ -21,7 +25,11 @@ def texts(entry, path=()):
     """Every text below an entry, by the names that lead to it."""
     if isinstance(entry, str):
         return {path: entry}
-    return {key: text for name, part in entry.items() for key, text in texts(part, (*path, name)).items()}
+    return {
+        key: text
+        for name, part in entry.items()
+        for key, text in texts(part, (*path, name)).items()
+    }
 
 
 def test_every_language_is_there():
@@ -30,7 +38,9 @@ def test_every_language_is_there():
 
 def test_english_is_what_the_nodes_say():
     expected = export_locales.as_file(export_locales.node_texts(NODES))
-    assert export_locales.FILE.read_text(encoding="utf-8") == expected, "run tools/export_locales.py"
+    assert export_locales.FILE.read_text(encoding="utf-8") == expected, (
+        "run tools/export_locales.py"
+    )
 
 
 @pytest.mark.parametrize("language", LANGUAGES[1:])
@@ -39,7 +49,9 @@ def test_a_translation_has_every_text_and_no_other(language):
     assert list(translated) == list(english)
     assert all(text.strip() for text in translated.values())
     same = [
-        path for path, text in english.items() if path[-1] in ("tooltip", "description") and translated[path] == text
+        path
+        for path, text in english.items()
+        if path[-1] in ("tooltip", "description") and translated[path] == text
     ]
     assert same == [], "not translated"
 
@@ -50,7 +62,9 @@ def test_a_translation_keeps_what_is_no_language(language):
     for path, text in texts(read("en")).items():
         kept = {part for part in UNCHANGED.findall(text) if part not in translated[path]}
         # A fraction may have a comma.
-        assert {part for part in kept if part.replace(".", ",") not in translated[path]} == set(), path
+        assert {part for part in kept if part.replace(".", ",") not in translated[path]} == set(), (
+            path
+        )
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

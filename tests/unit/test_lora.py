@@ -8,7 +8,7 @@ import comfy.sd
 import comfy.weight_adapter
 import pytest
 import torch
-from comfyui_ovi.ovi_model import lora
+from comfyui_ovi.ovi_model.load import lora
 from goldens import small_patcher, wan_patcher
 from lora_files import STYLES
 from safetensors.torch import save_file
@@ -32,7 +32,9 @@ def plain(model):
 def numbers(model):
     """The values a LoRA changed, as core adds it to them, by our names."""
     return {
-        key.removeprefix(CORE): comfy.lora.calculate_weight(patches, plain(model)[key.removeprefix(CORE)].clone(), key)
+        key.removeprefix(CORE): comfy.lora.calculate_weight(
+            patches, plain(model)[key.removeprefix(CORE)].clone(), key
+        )
         for key, patches in model.patches.items()
     }
 
@@ -51,7 +53,9 @@ def matrices(layer, rows=DIM, columns=DIM):
 
 def test_other_models_are_refused(tmp_path):
     wan = wan_patcher()
-    with pytest.raises(ValueError, match=r"model is a WanModel, not an Ovi: connect .*'Ovi Model Loader'"):
+    with pytest.raises(
+        ValueError, match=r"model is a WanModel, not an Ovi: connect .*'Ovi Model Loader'"
+    ):
         lora.apply_lora(wan, save(tmp_path, matrices("blocks.0.self_attn.q")), EVERY)
 
 
@@ -74,14 +78,24 @@ def dora_of(shape):
 def loha_of(shape):
     """The entrywise product of two products."""
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-    parts = {name: seeded(name, (shape[0], RANK) if name[-1] == "a" else (RANK, shape[1])) for name in names}
+    parts = {
+        name: seeded(name, (shape[0], RANK) if name[-1] == "a" else (RANK, shape[1]))
+        for name in names
+    }
     a, b, c, d = parts.values()
-    return {**parts, "alpha": torch.tensor(2.0)}, lambda weight: weight + (a @ b) * (c @ d) * 2 / RANK
+    return {
+        **parts,
+        "alpha": torch.tensor(2.0),
+    }, lambda weight: weight + (a @ b) * (c @ d) * 2 / RANK
 
 
 def lokr_of(shape):
     """A Kronecker product, one side of it a product itself, scaled by alpha over its rank."""
-    left, up, down = seeded("left", (4, 4)), seeded("up", (shape[0] // 4, 2)), seeded("down", (2, shape[1] // 4))
+    left, up, down = (
+        seeded("left", (4, 4)),
+        seeded("up", (shape[0] // 4, 2)),
+        seeded("down", (2, shape[1] // 4)),
+    )
     parts = {"lokr_w1": left, "lokr_w2_a": up, "lokr_w2_b": down, "alpha": torch.tensor(1.0)}
     return parts, lambda weight: weight + torch.kron(left, up @ down) / 2
 
@@ -114,7 +128,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("style", ["comfy", "diffusers_kohya"])
 def test_every_kind_adds_what_it_should(tmp_path, model, kind, style):
-    """By our node, which checks shapes first, and by core's own function; against the equation of the kind."""
+    """By our node, which checks shapes first, and by core's own function; against the equation of
+    the kind.
+    """
     make, layer = KINDS[kind]
     key = f"{layer}.weight" if f"{layer}.weight" in plain(model) else layer
     weight = plain(model)[key].clone()
@@ -157,7 +173,10 @@ PARTS = {
 def whole(tmp_path, model):
     """A file with differences for some layers of each part."""
     layers = [layer for part in PARTS.values() for layer in part]
-    file = {f"diffusion_model.{layer}.diff": seeded(layer, plain(model)[f"{layer}.weight"].shape) for layer in layers}
+    file = {
+        f"diffusion_model.{layer}.diff": seeded(layer, plain(model)[f"{layer}.weight"].shape)
+        for layer in layers
+    }
     return save(tmp_path, file)
 
 
@@ -168,15 +187,23 @@ def test_each_strength_governs_its_own_part(model, whole, part):
     for layer in PARTS[part]:
         weight = plain(model)[f"{layer}.weight"]
         torch.testing.assert_close(
-            numbers(patched)[f"{layer}.weight"], weight + 0.5 * seeded(layer, weight.shape), rtol=1e-5, atol=1e-5
+            numbers(patched)[f"{layer}.weight"],
+            weight + 0.5 * seeded(layer, weight.shape),
+            rtol=1e-5,
+            atol=1e-5,
         )
-    told = {name: f"{name} {len(layers)} keys at {0.5 if name == part else 0:g}" for name, layers in PARTS.items()}
+    told = {
+        name: f"{name} {len(layers)} keys at {0.5 if name == part else 0:g}"
+        for name, layers in PARTS.items()
+    }
     assert report == f"test.safetensors: {', '.join(told.values())}"
 
 
 def test_equal_strengths_are_the_stock_loader(model, whole):
     patched, _ = lora.apply_lora(model, whole, dict.fromkeys(PARTS, 0.7))
-    stock, _ = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(whole), 0.7, 0.0)
+    stock, _ = comfy.sd.load_lora_for_models(
+        model, None, comfy.utils.load_torch_file(whole), 0.7, 0.0
+    )
     expected = numbers(stock)
     assert numbers(patched).keys() == expected.keys()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in numbers(patched).items())
@@ -197,7 +224,9 @@ def test_loras_stack(tmp_path, model, whole):
 
 def test_names_that_fit_nothing_are_told_once(tmp_path, model, caplog):
     """Layers of another tower, a part that no kind has, and a bias for a layer without one."""
-    strange = {f"lora_te_text_model_layers_{i}.lora_down.weight": torch.zeros(RANK, 8) for i in range(2)}
+    strange = {
+        f"lora_te_text_model_layers_{i}.lora_down.weight": torch.zeros(RANK, 8) for i in range(2)
+    }
     strange |= {
         "diffusion_model.blocks.0.self_attn.q.magnitude": torch.zeros(1),
         "diffusion_model.blocks.0.self_attn.norm_q.diff_b": torch.zeros(DIM),
@@ -212,7 +241,8 @@ def test_names_that_fit_nothing_are_told_once(tmp_path, model, caplog):
     assert text.endswith("' and so on")
     assert text.count("', '") == 2
     assert (
-        report == f"test.safetensors: video 1 keys at 1, audio 0, fusion 0; {text.removeprefix('test.safetensors: ')}"
+        report
+        == f"test.safetensors: video 1 keys at 1, audio 0, fusion 0; {text.removeprefix('test.safetensors: ')}"
     )
 
 
@@ -224,9 +254,13 @@ Q = "diffusion_model.blocks.0.self_attn.q"
     [
         (
             matrices(Q, 80, 80),
-            rf"made for another model: '{Q}\.lora_\w\.weight' .* \[80, 80\], .* \[32, 32\].*Wan 2\.2 5B",
+            rf"made for another model: '{Q}\.lora_\w\.weight' .* \[80, 80\], .* \[32, 32\].*Wan "
+            rf"2\.2 5B",
         ),
-        (matrices("patch_embedding", DIM, 64), r"'patch_embedding\.lora_\w\.weight' .* \[32, 64\], .* \[32, 192\]"),
+        (
+            matrices("patch_embedding", DIM, 64),
+            r"'patch_embedding\.lora_\w\.weight' .* \[32, 64\], .* \[32, 192\]",
+        ),
         ({f"{Q}.diff": torch.zeros(DIM)}, rf"'{Q}\.diff' .* \[32\], .* \[32, 32\]"),
         ({"patch_embedding.diff": torch.zeros(DIM, 192)}, r"\[32, 192\], .* \[32, 48, 1, 2, 2\]"),
         ({f"{Q}.diff_b": torch.zeros(80)}, rf"'{Q}\.diff_b' .* \[80\], .* \[32\]"),
@@ -241,26 +275,35 @@ Q = "diffusion_model.blocks.0.self_attn.q"
         ),
         (
             {f"{Q}.lora_A.weight": torch.zeros(8, DIM), f"{Q}.lora_B.weight": torch.zeros(DIM, 4)},
-            rf"damaged: '{Q}\.lora_\w\.weight' and .* \[\[32, 4\], \[8, 32\]\], which do not go together.*again",
+            rf"damaged: '{Q}\.lora_\w\.weight' and .* \[\[32, 4\], \[8, 32\]\], which do not go "
+            rf"together.*again",
         ),
-        ({f"{Q}.lokr_w1": torch.zeros(4, 4)}, rf"damaged: '{Q}\.lokr_w1' and .* \[\[4, 4\]\], .* or are not all"),
-        ({f"{Q}.lora_B.weight": torch.zeros(DIM, 4)}, rf"incomplete or damaged: '{Q}\.lora_A\.weight'.*again"),
+        (
+            {f"{Q}.lokr_w1": torch.zeros(4, 4)},
+            rf"damaged: '{Q}\.lokr_w1' and .* \[\[4, 4\]\], .* or are not all",
+        ),
+        (
+            {f"{Q}.lora_B.weight": torch.zeros(DIM, 4)},
+            rf"incomplete or damaged: '{Q}\.lora_A\.weight'.*again",
+        ),
         (
             {**matrices(Q), f"{Q}.alpha": torch.zeros(2)},
             r"incomplete or damaged: .*2 elements.*again",
         ),
         (
             {f"lora_unet_input_blocks_{i}.lora_down.weight": torch.zeros(1) for i in range(4)},
-            r"a LoRA of another model: its names, 'lora_unet_input_blocks_0\.lora_down\.weight', .* and so on, fit no "
-            r"layer of Ovi\. Choose a LoRA of Ovi or of Wan 2\.2 5B",
+            r"a LoRA of another model: its names, 'lora_unet_input_blocks_0\.lora_down\.weight', "
+            r".* and so on, fit no layer of Ovi\. Choose a LoRA of Ovi or of Wan 2\.2 5B",
         ),
         (
             {"model.diffusion_model.middle.diff": torch.zeros(1)},
-            r"a LoRA of another model: its names, 'model\.diffusion_model\.middle\.diff', fit no layer of Ovi",
+            r"a LoRA of another model: its names, 'model\.diffusion_model\.middle\.diff', fit no "
+            r"layer of Ovi",
         ),
         (
             {f"video_model.blocks.0.self_attn.{x}.weight": torch.zeros(DIM, DIM) for x in "qk"},
-            r"no LoRA: its names are 'video_model\..*whole model.*diffusion_models.*'Ovi Model Loader'",
+            r"no LoRA: its names are 'video_model\..*whole model.*diffusion_models.*'Ovi Model "
+            r"Loader'",
         ),
         (
             {"model.diffusion_model.input_blocks.0.weight": torch.zeros(1)},
@@ -298,11 +341,15 @@ def test_shapes_are_those_of_the_network_not_of_its_packed_weights(tmp_path):
 
 def test_a_number_that_is_none_is_refused(tmp_path, model):
     parts = {"diffusion_model.blocks.0.norm3.diff": torch.full((DIM,), float("nan"))}
-    with pytest.raises(ValueError, match=r"test\.safetensors: 'diffusion_model\.blocks\.0\..* holds infinite"):
+    with pytest.raises(
+        ValueError, match=r"test\.safetensors: 'diffusion_model\.blocks\.0\..* holds infinite"
+    ):
         lora.apply_lora(model, save(tmp_path, parts), EVERY)
 
 
 def test_the_shape_of_a_product_with_a_core_is_left_to_core():
     mid = torch.zeros(2, 2, 3, 3)
-    adapter = comfy.weight_adapter.LoRAAdapter(set(), (torch.zeros(4, 2), torch.zeros(2, 4), None, mid, None, None))
+    adapter = comfy.weight_adapter.LoRAAdapter(
+        set(), (torch.zeros(4, 2), torch.zeros(2, 4), None, mid, None, None)
+    )
     assert lora._shape_of(adapter) is None

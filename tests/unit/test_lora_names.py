@@ -1,8 +1,10 @@
-"""The names of LoRA files: every style of every trainer means the layer it should, and none means two."""
+"""The names of LoRA files: every style of every trainer means the layer it should, and none means
+two.
+"""
 
 import comfy.lora
 import pytest
-from comfyui_ovi.ovi_model import lora_names
+from comfyui_ovi.ovi_model.load import lora_names
 from goldens import small_patcher, wan_patcher
 from lora_files import AUDIO, STYLES
 
@@ -27,7 +29,9 @@ def names(base):
 @pytest.mark.parametrize("tower", ["", AUDIO])
 def test_every_layer_has_its_name_in_every_style(keys, names, style, tower):
     """Every weight and every modulation, but biases, which are parts of their layers."""
-    layers = [key for key in keys if key.startswith(AUDIO) == bool(tower) and not key.endswith(".bias")]
+    layers = [
+        key for key in keys if key.startswith(AUDIO) == bool(tower) and not key.endswith(".bias")
+    ]
     assert len(layers) > 60
     for key in layers:
         assert names[STYLES[style].name(key.removesuffix(".weight"))] == f"diffusion_model.{key}"
@@ -63,7 +67,9 @@ def test_names_of_other_spellings(names, theirs, ours, tower):
     for prefix in lora_names.PREFIXES:
         assert names[f"{prefix}{tower}{theirs}"] == f"diffusion_model.{tower}{ours}"
     for prefix in lora_names.UNDERSCORED_PREFIXES:
-        assert names[prefix + f"{tower}{theirs}".replace(".", "_")] == f"diffusion_model.{tower}{ours}"
+        assert (
+            names[prefix + f"{tower}{theirs}".replace(".", "_")] == f"diffusion_model.{tower}{ours}"
+        )
 
 
 def test_no_name_means_two_layers(keys):

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from comfyui_ovi.ovi_model import mux
+from comfyui_ovi.ovi_model.save import mux
 from media import decode, make_audio, save
 
 FORMATS = list(mux.CONTAINERS)
@@ -15,7 +15,9 @@ AUDIO_FRAME = {"mp4": 1024, "webm": 960, "mov": 0}  # samples in one frame of th
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-@pytest.mark.parametrize(("fps", "rate"), [(24, Fraction(24)), (23.976, Fraction(24000, 1001)), (30, Fraction(30))])
+@pytest.mark.parametrize(
+    ("fps", "rate"), [(24, Fraction(24)), (23.976, Fraction(24000, 1001)), (30, Fraction(30))]
+)
 @pytest.mark.parametrize(("sample_rate", "channels"), [(16000, 1), (48000, 2)])
 def test_a_flash_and_a_click_meet_again(tmp_path, format_name, fps, rate, sample_rate, channels):
     flash = 17
@@ -35,15 +37,28 @@ def test_a_flash_and_a_click_meet_again(tmp_path, format_name, fps, rate, sample
     assert len(found.sound) == channels
     heard = found.sound_start + int(np.abs(found.sound).max(axis=0).argmax()) / found.sound_rate
     assert seen == pytest.approx(flash / rate, abs=0.0006)
-    assert heard == pytest.approx(float(flash / rate), abs=0.6 / sample_rate if format_name == "mov" else 0.001)
+    assert heard == pytest.approx(
+        float(flash / rate), abs=0.6 / sample_rate if format_name == "mov" else 0.001
+    )
     assert abs(found.seconds - 30 / rate) <= AUDIO_FRAME[format_name] / found.sound_rate + 1e-6
-    assert abs(found.sound_seconds - 30 / rate) <= AUDIO_FRAME[format_name] / found.sound_rate + 1e-6
+    assert (
+        abs(found.sound_seconds - 30 / rate) <= AUDIO_FRAME[format_name] / found.sound_rate + 1e-6
+    )
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_colours_survive(tmp_path, format_name):
     colours = torch.tensor(
-        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0.5], [0, 0, 0], [1, 1, 1], [0.2, 0.6, 0.9], [1, 0.5, 0.25]]
+        [
+            [1, 0, 0],
+            [0, 1, 0],
+            [0, 0, 1],
+            [0.5, 0.5, 0.5],
+            [0, 0, 0],
+            [1, 1, 1],
+            [0.2, 0.6, 0.9],
+            [1, 0.5, 0.25],
+        ]
     )
     found = decode(save(tmp_path, format_name, colours[:, None, None].expand(-1, 64, 64, -1)))
     error = np.abs(found.frames.mean(axis=(1, 2)) - colours.numpy()) * 255
@@ -106,7 +121,9 @@ def test_stereo_sides_stay_apart(tmp_path, format_name):
     ],
 )
 def test_sample_rates(tmp_path, format_name, sample_rate, saved_rate):
-    found = decode(save(tmp_path, format_name, torch.zeros(12, 32, 32, 3), audio=make_audio(9000, sample_rate)))
+    found = decode(
+        save(tmp_path, format_name, torch.zeros(12, 32, 32, 3), audio=make_audio(9000, sample_rate))
+    )
     assert found.sound_rate == saved_rate
     assert found.sound_seconds == pytest.approx(0.5, abs=1024 / saved_rate)
 
@@ -171,7 +188,11 @@ def test_quality_changes_size(tmp_path, format_name):
 def test_every_mp4_is_of_a_kind_that_browsers_play(tmp_path, quality):
     path = save(tmp_path, "mp4", torch.rand(6, 64, 64, 3), quality=quality)
     with av.open(str(path)) as file:
-        assert file.streams.video[0].codec_context.profile in ("High", "Main", "Constrained Baseline")
+        assert file.streams.video[0].codec_context.profile in (
+            "High",
+            "Main",
+            "Constrained Baseline",
+        )
 
 
 @pytest.mark.parametrize(

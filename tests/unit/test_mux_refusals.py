@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model import mux
+from comfyui_ovi.ovi_model.save import mux
 from media import decode, make_audio, save
 
 FORMATS = list(mux.CONTAINERS)
@@ -47,7 +47,9 @@ def test_a_missing_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, format_name):
-    resource = pytest.importorskip("resource", reason="file size limits stand in for a full disk where there are any")
+    resource = pytest.importorskip(
+        "resource", reason="file size limits stand in for a full disk where there are any"
+    )
     images = torch.rand(24, 128, 128, 3)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20000, hard))
@@ -63,11 +65,14 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, format_name):
 def test_odd_sizes(tmp_path, height):
     images = torch.zeros(2, height, 97 - height, 3)
     for format_name in ("webm", "mov"):
-        assert decode(save(tmp_path, format_name, images)).frames.shape == (2, height, 97 - height, 3)
+        assert decode(save(tmp_path, format_name, images)).frames.shape == (
+            2,
+            height,
+            97 - height,
+            3,
+        )
     side, size = ("height", 33) if height == 33 else ("width", 33)
-    message = (
-        f"{side} of {size} pixels, and mp4 holds even sizes only: scale or crop it to 32 or 34, or save as webm or mov"
-    )
+    message = f"{side} of {size} pixels, and mp4 holds even sizes only: scale or crop it to 32 or 34, or save as webm or mov"
     with pytest.raises(ValueError, match=message):
         save(tmp_path, "mp4", images)
 
@@ -75,8 +80,15 @@ def test_odd_sizes(tmp_path, height):
 @pytest.mark.parametrize(
     ("lacking", "message"),
     [
-        ({"libx264"}, "format mp4 needs the encoder libx264, which this PyAV lacks: choose format webm or mov"),
-        ({"aac", "prores_ks"}, "format mp4 needs the encoder aac, which this PyAV lacks: choose format webm"),
+        (
+            {"libx264"},
+            "format mp4 needs the encoder libx264, which this PyAV lacks: choose format webm or "
+            "mov",
+        ),
+        (
+            {"aac", "prores_ks"},
+            "format mp4 needs the encoder aac, which this PyAV lacks: choose format webm",
+        ),
         (
             {"libx264", "libvpx-vp9", "prores_ks"},
             "encoder libx264, which this PyAV lacks: reinstall it with 'pip install av'",
@@ -110,17 +122,42 @@ FRAMES = torch.zeros(4, 32, 32, 3)
 @pytest.mark.parametrize(
     ("images", "fps", "audio", "message"),
     [
-        (torch.zeros(0, 32, 32, 3), 24, None, r"images has shape \[0, 32, 32, 3\], which is empty: connect"),
-        (torch.zeros(32, 32, 3), 24, None, r"images has shape \[32, 32, 3\]: expected \[frames, height"),
+        (
+            torch.zeros(0, 32, 32, 3),
+            24,
+            None,
+            r"images has shape \[0, 32, 32, 3\], which is empty: connect",
+        ),
+        (
+            torch.zeros(32, 32, 3),
+            24,
+            None,
+            r"images has shape \[32, 32, 3\]: expected \[frames, height",
+        ),
         (torch.zeros(4, 32, 32, 2), 24, None, r"images has shape \[4, 32, 32, 2\]: expected"),
         (FRAMES, 0, None, "fps is 0: expected a number of frames a second above 0"),
         (FRAMES, float("nan"), None, "fps is nan: expected"),
         (FRAMES, 24, make_audio(0), "audio has 0 samples: connect a sound, or disconnect audio"),
-        (FRAMES, 24, make_audio(100, channels=6), r"audio has shape \[1, 6, 100\]: expected .* Mix surround sound"),
+        (
+            FRAMES,
+            24,
+            make_audio(100, channels=6),
+            r"audio has shape \[1, 6, 100\]: expected .* Mix surround sound",
+        ),
         (FRAMES, 24, make_audio(100, batch=0), r"audio has shape \[0, 1, 100\]: expected"),
         (FRAMES, 24, make_audio(100, sample_rate=0), "audio has a sample rate of 0 Hz"),
-        (FRAMES, 24, make_audio(100, batch=3), "images has 4 frames and audio a batch of 3 sounds: the frames do not"),
-        (FRAMES, 24, {"waveform": torch.full((1, 1, 9), float("inf")), "sample_rate": 16000}, "audio holds NaN or inf"),
+        (
+            FRAMES,
+            24,
+            make_audio(100, batch=3),
+            "images has 4 frames and audio a batch of 3 sounds: the frames do not",
+        ),
+        (
+            FRAMES,
+            24,
+            {"waveform": torch.full((1, 1, 9), float("inf")), "sample_rate": 16000},
+            "audio holds NaN or inf",
+        ),
     ],
 )
 def test_what_cannot_be_saved_is_said(images, fps, audio, message):

@@ -1,4 +1,6 @@
-"""What people see of the nodes, and what their workflows depend on: texts, ids, inputs, defaults, outputs."""
+"""What people see of the nodes, and what their workflows depend on: texts, ids, inputs, defaults,
+outputs.
+"""
 
 import re
 from pathlib import Path
@@ -9,12 +11,22 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAME_FILE = "in the same file"
-# Each node's inputs with their default (None: a connection, a file or an empty text) and the types of its outputs.
-# Saved workflows hold widget values in this order: append, never insert, rename or remove.
+# Each node's inputs with their default (None: a connection, a file or an empty text) and the types
+# of its outputs. Saved workflows hold widget values in this order: append, never insert, rename or
+# remove.
 CONTRACT = {
-    "OviModelLoader": ({"model": None, "audio_model": SAME_FILE, "weight_dtype": "default"}, ["MODEL"]),
+    "OviModelLoader": (
+        {"model": None, "audio_model": SAME_FILE, "weight_dtype": "default"},
+        ["MODEL"],
+    ),
     "OviLoraLoader": (
-        {"model": None, "lora_name": None, "strength_video": 1.0, "strength_audio": 1.0, "strength_fusion": 1.0},
+        {
+            "model": None,
+            "lora_name": None,
+            "strength_video": 1.0,
+            "strength_audio": 1.0,
+            "strength_fusion": 1.0,
+        },
         ["MODEL", "STRING"],
     ),
     "OviTextEncoderLoader": ({"text_encoder": None}, ["CLIP"]),
@@ -32,7 +44,14 @@ CONTRACT = {
     ),
     "OviImageSize": ({"image": None, "model_area": "960x960"}, ["INT", "INT"]),
     "OviLatent": (
-        {"width": 960, "height": 960, "length": 121, "batch_size": 1, "vae": None, "start_image": None},
+        {
+            "width": 960,
+            "height": 960,
+            "length": 121,
+            "batch_size": 1,
+            "vae": None,
+            "start_image": None,
+        },
         ["LATENT"],
     ),
     "OviAttention": ({"model": None, "kernel": "auto"}, ["MODEL", "STRING"]),
@@ -52,7 +71,10 @@ CONTRACT = {
     "OviSamplerUniPC": ({}, ["SAMPLER"]),
     "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
     "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
-    "OviDecode": ({"samples": None, "vae": None, "audio_vae": None, "tiling": "auto"}, ["IMAGE", "AUDIO"]),
+    "OviDecode": (
+        {"samples": None, "vae": None, "audio_vae": None, "tiling": "auto"},
+        ["IMAGE", "AUDIO"],
+    ),
     "OviPreview": ({"images": None, "fps": 24.0, "audio": None}, ["IMAGE"]),
     "OviSaveVideo": (
         {
@@ -74,7 +96,8 @@ CHOICES = {
     ("OviDecode", "tiling"): ["auto", "on", "off"],
     ("OviSaveVideo", "format"): ["mp4", "webm", "mov"],
 }
-# Inputs that were added to a node must be optional, or API-format workflows from before would be refused.
+# Inputs that were added to a node must be optional, or API-format workflows from before would be
+# refused.
 OPTIONAL = {
     ("OviLatent", "vae"),
     ("OviLatent", "start_image"),
@@ -146,7 +169,9 @@ def test_everything_is_explained(node):
     for entry in schema.inputs:
         assert entry.tooltip, f"{entry.id} has no tooltip"
         assert entry.tooltip.endswith("."), f"{entry.id}: {entry.tooltip}"
-        assert UNITS.get(entry.id, "").lower() in entry.tooltip.lower(), f"{entry.id} does not say its unit"
+        assert UNITS.get(entry.id, "").lower() in entry.tooltip.lower(), (
+            f"{entry.id} does not say its unit"
+        )
     for made in schema.outputs:
         assert made.tooltip, f"{made.id or made.display_name} has no tooltip"
         assert made.tooltip.endswith("."), f"{made.id or made.display_name}: {made.tooltip}"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model import quanto
+from comfyui_ovi.ovi_model.load import quanto
 
 
 def stored(dtype=torch.int8):
@@ -25,7 +25,9 @@ def test_rows_are_scaled_and_the_rest_is_kept(dtype):
     values = torch.tensor([[1.0, -2.0], [127.0, 64.0]]).to(dtype).float()
     assert torch.equal(plain["block.q.weight"].float(), values * torch.tensor([[0.5], [2.0]]))
     assert plain["block.q.weight"].dtype == torch.bfloat16
-    assert "block.q.weight._data" not in weights  # so that its memory is free before the next one is made
+    assert (
+        "block.q.weight._data" not in weights
+    )  # so that its memory is free before the next one is made
 
 
 def test_other_weights_pass():
@@ -36,19 +38,24 @@ def test_other_weights_pass():
 def test_a_weight_without_its_scale_is_named():
     weights = stored()
     del weights["block.q.weight._scale"]
-    with pytest.raises(ValueError, match=r"'block\.q\.weight' has no scale 'block\.q\.weight\._scale'.*download it"):
+    with pytest.raises(
+        ValueError, match=r"'block\.q\.weight' has no scale 'block\.q\.weight\._scale'.*download it"
+    ):
         quanto.dequantise(weights)
 
 
 @pytest.mark.parametrize("part", ["_shift", "_data._data"])
 def test_four_bit_weights_are_refused(part):
-    with pytest.raises(ValueError, match=rf"'block\.q\.weight\.{part}' holds several numbers to a byte.*int8"):
+    with pytest.raises(
+        ValueError, match=rf"'block\.q\.weight\.{part}' holds several numbers to a byte.*int8"
+    ):
         quanto.dequantise(stored() | {f"block.q.weight.{part}": torch.zeros(2, 1)})
 
 
 def test_a_scale_of_another_shape_is_named():
     weights = stored() | {"block.q.weight._scale": torch.ones(3, 1)}
     with pytest.raises(
-        ValueError, match=r"'block\.q\.weight' has values of shape \[2, 2\] and a scale of shape \[3, 1\]"
+        ValueError,
+        match=r"'block\.q\.weight' has values of shape \[2, 2\] and a scale of shape \[3, 1\]",
     ):
         quanto.dequantise(weights)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model.speech import SAMPLE_RATE, find_speech
+from comfyui_ovi.ovi_model.preview.speech import SAMPLE_RATE, find_speech
 
 FORMANTS = (750, 1150, 2600)  # Hz, of an "a"
 
@@ -17,18 +17,28 @@ def voice(pitch, length, rate=SAMPLE_RATE):
     """A vowel that is sung: overtones under formants."""
     time = seconds(length, rate)
     overtones = range(1, int(4000 / pitch))
-    gains = [1 / n + sum(math.exp(-(((n * pitch - formant) / 150) ** 2)) for formant in FORMANTS) for n in overtones]
-    wave = sum(gain * torch.sin(2 * math.pi * pitch * n * time) for gain, n in zip(gains, overtones, strict=True))
+    gains = [
+        1 / n + sum(math.exp(-(((n * pitch - formant) / 150) ** 2)) for formant in FORMANTS)
+        for n in overtones
+    ]
+    wave = sum(
+        gain * torch.sin(2 * math.pi * pitch * n * time)
+        for gain, n in zip(gains, overtones, strict=True)
+    )
     return 0.5 * wave / wave.abs().max()
 
 
 def beep(pitch, length):
     time = seconds(length)
-    return 0.5 * torch.sin(2 * math.pi * pitch * time) + 0.1 * torch.sin(2 * math.pi * 3 * pitch * time)
+    return 0.5 * torch.sin(2 * math.pi * pitch * time) + 0.1 * torch.sin(
+        2 * math.pi * 3 * pitch * time
+    )
 
 
 def noise(length):
-    return 0.3 * torch.randn(round(length * SAMPLE_RATE), generator=torch.Generator().manual_seed(1))
+    return 0.3 * torch.randn(
+        round(length * SAMPLE_RATE), generator=torch.Generator().manual_seed(1)
+    )
 
 
 def silence(length):
@@ -37,14 +47,24 @@ def silence(length):
 
 @pytest.mark.parametrize("pitch", [90, 140, 220, 400, 620])
 def test_a_voice_is_found_where_it_is(pitch):
-    sound = torch.cat([silence(0.5), voice(pitch, 0.4), silence(1.0), voice(pitch, 0.3), silence(0.5)])
+    sound = torch.cat(
+        [silence(0.5), voice(pitch, 0.4), silence(1.0), voice(pitch, 0.3), silence(0.5)]
+    )
     found = find_speech(sound[None], SAMPLE_RATE)
     assert torch.tensor(found).flatten().tolist() == pytest.approx([0.5, 0.9, 1.9, 2.2], abs=0.04)
 
 
 @pytest.mark.parametrize(
     "sound",
-    [silence(1), noise(1), beep(220, 1), beep(1000, 1), beep(370, 1), torch.zeros(0), torch.zeros(5)],
+    [
+        silence(1),
+        noise(1),
+        beep(220, 1),
+        beep(1000, 1),
+        beep(370, 1),
+        torch.zeros(0),
+        torch.zeros(5),
+    ],
     ids=["silence", "noise", "low beep", "high beep", "middle beep", "nothing", "five samples"],
 )
 def test_nothing_else_is(sound):
@@ -58,7 +78,9 @@ def test_noise_around_a_voice_does_not_count():
 
 
 def test_short_pauses_are_part_of_speech_and_a_tick_is_none():
-    syllables = torch.cat([voice(150, 0.2), silence(0.15), voice(150, 0.2), silence(0.6), voice(150, 0.03)])
+    syllables = torch.cat(
+        [voice(150, 0.2), silence(0.15), voice(150, 0.2), silence(0.6), voice(150, 0.03)]
+    )
     ((start, end),) = find_speech(syllables[None], SAMPLE_RATE)
     assert (start, end) == pytest.approx((0.0, 0.55), abs=0.04)
 

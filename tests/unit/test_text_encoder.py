@@ -1,4 +1,6 @@
-"""umT5 files of every layout give the same embeddings as ComfyUI's own loader; wrong files say what they are."""
+"""umT5 files of every layout give the same embeddings as ComfyUI's own loader; wrong files say what
+they are.
+"""
 
 import shutil
 
@@ -6,7 +8,7 @@ import comfy.sd
 import pytest
 import small_weights
 import torch
-from comfyui_ovi.ovi_model import text_encoder
+from comfyui_ovi.ovi_model.load import text_encoder
 from safetensors.torch import load_file, save_file
 
 PROMPT = 'A (quiet:1.4) voice says, <S>Never, ünï 漢字.<E> Audio: rain on "tin".'
@@ -45,7 +47,17 @@ def quantise(weights, marker_length):
     scaled = {"scaled_fp8": torch.zeros(marker_length, dtype=torch.float8_e4m3fn)}
     for name, tensor in weights.items():
         scaled[name] = tensor
-        if name.endswith(("q.weight", "k.weight", "v.weight", "o.weight", "wi_0.weight", "wi_1.weight", "wo.weight")):
+        if name.endswith(
+            (
+                "q.weight",
+                "k.weight",
+                "v.weight",
+                "o.weight",
+                "wi_0.weight",
+                "wi_1.weight",
+                "wo.weight",
+            )
+        ):
             scale = tensor.float().abs().max() / 448
             scaled[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
             scaled[name.removesuffix("weight") + "scale_weight"] = scale
@@ -54,7 +66,9 @@ def quantise(weights, marker_length):
 
 def test_both_layouts_give_the_same_bits(folder):
     own = text_encoder.load_text_encoder(folder / "umt5_small.safetensors")
-    wan = text_encoder.load_text_encoder(folder / WAN_FILE, [folder / WAN_FILE, folder / "umt5_small.safetensors"])
+    wan = text_encoder.load_text_encoder(
+        folder / WAN_FILE, [folder / WAN_FILE, folder / "umt5_small.safetensors"]
+    )
     assert torch.equal(embed(own), embed(wan))
 
 
@@ -69,9 +83,13 @@ def test_embeddings_are_padded_to_512_rows_and_zero_past_the_text(folder):
 
 
 def test_equals_the_stock_loader(tmp_path):
-    """ComfyUI's own loader knows umt5-xxl by 24 blocks and one width, 4096 or (later) 10240; the rest can be small."""
+    """ComfyUI's own loader knows umt5-xxl by 24 blocks and one width, 4096 or (later) 10240; the
+    rest can be small.
+    """
     for d_model, d_ff in ((4096, 16), (16, 10240)):
-        sizes = small_weights.TextSizes(d_model=d_model, d_ff=d_ff, d_kv=8, num_heads=2, num_layers=24)
+        sizes = small_weights.TextSizes(
+            d_model=d_model, d_ff=d_ff, d_kv=8, num_heads=2, num_layers=24
+        )
         weights = small_weights.text_encoder_weights(sizes, torch.bfloat16, seed=0)
         if comfy.sd.detect_te_model(weights) == comfy.sd.TEModel.T5_XXL:
             break
@@ -101,7 +119,9 @@ def test_a_newer_quantisation_is_read_or_refused_but_never_misread(weights, load
     weights[f"{BLOCK}q.weight_scale"] = torch.tensor(2.0)
     if hasattr(comfy.utils, "convert_old_quants"):
         pytest.skip("this ComfyUI reads the newer format itself")
-    with pytest.raises(ValueError, match=r"mine\.safetensors is quantised in a way this ComfyUI is too old to read"):
+    with pytest.raises(
+        ValueError, match=r"mine\.safetensors is quantised in a way this ComfyUI is too old to read"
+    ):
         load(weights)
 
 
@@ -115,39 +135,59 @@ def test_comfyui_can_ask_for_a_fresh_copy(folder):
     reload, arguments = clip.patcher.cached_patcher_init
     copy = reload(*arguments, disable_dynamic=True)
     assert copy.model is not clip.patcher.model
-    assert all(map(torch.equal, copy.model.state_dict().values(), clip.patcher.model.state_dict().values()))
+    assert all(
+        map(torch.equal, copy.model.state_dict().values(), clip.patcher.model.state_dict().values())
+    )
 
 
 class TestTokenizer:
     """A file without a tokenizer takes one that fits its vocabulary."""
 
-    def test_a_neighbour_with_another_vocabulary_or_damage_is_passed_over(self, weights, load, folder, tmp_path):
+    def test_a_neighbour_with_another_vocabulary_or_damage_is_passed_over(
+        self, weights, load, folder, tmp_path
+    ):
         spiece = weights.pop("spiece_model")
-        save_file({"shared.weight": torch.zeros(9, 4), "spiece_model": spiece}, tmp_path / "a.safetensors")
+        save_file(
+            {"shared.weight": torch.zeros(9, 4), "spiece_model": spiece}, tmp_path / "a.safetensors"
+        )
         (tmp_path / "b.safetensors").write_bytes(b"damaged")
-        neighbours = [tmp_path / "a.safetensors", tmp_path / "b.safetensors", folder / "umt5_small.safetensors"]
+        neighbours = [
+            tmp_path / "a.safetensors",
+            tmp_path / "b.safetensors",
+            folder / "umt5_small.safetensors",
+        ]
         assert embed(load(weights, neighbours)).any()
 
     def test_none_in_reach(self, weights, load, folder):
         del weights["spiece_model"]
-        with pytest.raises(ValueError, match=r"mine\.safetensors holds no tokenizer.*640 tokens.*umt5_xxl_fp8"):
+        with pytest.raises(
+            ValueError, match=r"mine\.safetensors holds no tokenizer.*640 tokens.*umt5_xxl_fp8"
+        ):
             load(weights, [folder / WAN_FILE])
 
     def test_a_neighbour_whose_vocabulary_has_no_size_is_passed_over(self, weights, load, tmp_path):
         spiece = weights.pop("spiece_model")
-        save_file({"shared.weight": torch.tensor(1.0), "spiece_model": spiece}, tmp_path / "a.safetensors")
+        save_file(
+            {"shared.weight": torch.tensor(1.0), "spiece_model": spiece}, tmp_path / "a.safetensors"
+        )
         with pytest.raises(ValueError, match="holds no tokenizer"):
             load(weights, [tmp_path / "a.safetensors"])
 
-    @pytest.mark.parametrize("damage", [torch.zeros(7, dtype=torch.uint8), torch.zeros(0), torch.zeros(7).bfloat16()])
+    @pytest.mark.parametrize(
+        "damage", [torch.zeros(7, dtype=torch.uint8), torch.zeros(0), torch.zeros(7).bfloat16()]
+    )
     def test_damaged(self, weights, load, damage):
         weights["spiece_model"] = damage
-        with pytest.raises(ValueError, match=r"mine\.safetensors: its 'spiece_model' is no sentencepiece model"):
+        with pytest.raises(
+            ValueError, match=r"mine\.safetensors: its 'spiece_model' is no sentencepiece model"
+        ):
             load(weights)
 
     def test_too_large(self, weights, load):
         weights["shared.weight"] = weights["shared.weight"][:100]
-        with pytest.raises(ValueError, match=r"its tokenizer has \d+ tokens, the encoder knows 100"):
+        with pytest.raises(
+            ValueError, match=r"its tokenizer has \d+ tokens, the encoder knows 100"
+        ):
             load(weights)
 
 
@@ -162,11 +202,16 @@ class TestWrongFiles:
             (["blocks.0.self_attn.norm_q.weight"], "looks like a diffusion model"),
             (["decoder.conv_in.weight"], "looks like a VAE"),
             (["surprise"], "begins with 'surprise'"),
-            (["token_embedding.weight", "norm.weight"], "has no 'encoder.block.0.layer.0.SelfAttention.q.weight'"),
+            (
+                ["token_embedding.weight", "norm.weight"],
+                "has no 'encoder.block.0.layer.0.SelfAttention.q.weight'",
+            ),
         ],
     )
     def test_other_kinds(self, load, names, kind):
-        with pytest.raises(ValueError, match=r"mine\.safetensors is no umT5.*umt5_xxl_fp8") as caught:
+        with pytest.raises(
+            ValueError, match=r"mine\.safetensors is no umT5.*umt5_xxl_fp8"
+        ) as caught:
             load({name: torch.zeros(2, 2) for name in names})
         assert kind in str(caught.value)
 
@@ -178,30 +223,43 @@ class TestWrongFiles:
 
     def test_missing_weight(self, weights, load):
         del weights["encoder.block.1.layer.1.DenseReluDense.wo.weight"]
-        with pytest.raises(ValueError, match=r"incomplete umT5 encoder: it has no 'encoder\.block\.1\.layer\.1.*wo"):
+        with pytest.raises(
+            ValueError, match=r"incomplete umT5 encoder: it has no 'encoder\.block\.1\.layer\.1.*wo"
+        ):
             load(weights)
 
     def test_wrong_shape(self, weights, load):
         weights[f"{BLOCK}o.weight"] = torch.zeros(3, 64)
-        with pytest.raises(ValueError, match=r"SelfAttention\.o\.weight' has shape \[3, 64\], .*\[64, 64\]"):
+        with pytest.raises(
+            ValueError, match=r"SelfAttention\.o\.weight' has shape \[3, 64\], .*\[64, 64\]"
+        ):
             load(weights)
 
-    @pytest.mark.parametrize("name", ["shared.weight", f"{BLOCK}q.weight", f"{BLOCK}relative_attention_bias.weight"])
+    @pytest.mark.parametrize(
+        "name", ["shared.weight", f"{BLOCK}q.weight", f"{BLOCK}relative_attention_bias.weight"]
+    )
     @pytest.mark.parametrize("shape", [(), (64,), (0, 64), (2, 2, 2)])
     def test_a_size_that_is_none(self, weights, load, name, shape):
         weights[name] = torch.zeros(shape)
-        with pytest.raises(ValueError, match=rf"^mine\.safetensors: '{name}' has shape \[.*\], no matrix\. Put"):
+        with pytest.raises(
+            ValueError, match=rf"^mine\.safetensors: '{name}' has shape \[.*\], no matrix\. Put"
+        ):
             load(weights)
 
     @pytest.mark.parametrize("name", ["encoder.final_layer_norm.weight", f"{BLOCK}q.weight"])
     def test_whole_numbers(self, weights, load, name):
         weights[name] = torch.zeros(weights[name].shape, dtype=torch.int8)
-        with pytest.raises(ValueError, match=rf"^mine\.safetensors: '{name}' holds torch\.int8, not fractions\. Put"):
+        with pytest.raises(
+            ValueError,
+            match=rf"^mine\.safetensors: '{name}' holds torch\.int8, not fractions\. Put",
+        ):
             load(weights)
 
     def test_a_block_number_makes_no_blocks(self, weights, load):
         weights["encoder.block.99999999.layer.0.layer_norm.weight"] = torch.zeros(64)
-        with pytest.raises(ValueError, match=r"it has 'encoder\.block\.99999999' but no 'encoder\.block\.2'\. Put"):
+        with pytest.raises(
+            ValueError, match=r"it has 'encoder\.block\.99999999' but no 'encoder\.block\.2'\. Put"
+        ):
             load(weights)
 
     def test_a_tokenizer_alone(self, weights, load):
@@ -212,13 +270,16 @@ class TestWrongFiles:
         path = tmp_path / "cut.safetensors"
         path.write_bytes((folder / "umt5_small.safetensors").read_bytes()[:-1000])
         with pytest.raises(
-            ValueError, match=r"cut\.safetensors cannot be read.*no complete safetensors file.*download"
+            ValueError,
+            match=r"cut\.safetensors cannot be read.*no complete safetensors file.*download",
         ):
             text_encoder.load_text_encoder(path)
 
     def test_not_safetensors(self, folder, tmp_path):
         shutil.copy(folder / WAN_FILE, tmp_path / "renamed.safetensors")
-        with pytest.raises(ValueError, match=r"renamed\.safetensors is a PyTorch file under another name"):
+        with pytest.raises(
+            ValueError, match=r"renamed\.safetensors is a PyTorch file under another name"
+        ):
             text_encoder.load_text_encoder(tmp_path / "renamed.safetensors")
 
     @pytest.mark.parametrize("content", [b"<html>", b"PK\x03\x04 cut", b"\x80\x02}q\x00."])
@@ -229,7 +290,9 @@ class TestWrongFiles:
 
     def test_pickle_with_code(self, tmp_path):
         torch.save({"weight": shutil.rmtree}, tmp_path / "trap.pth")
-        with pytest.raises(ValueError, match=r"trap\.pth cannot be read: it holds Python objects.*could run code"):
+        with pytest.raises(
+            ValueError, match=r"trap\.pth cannot be read: it holds Python objects.*could run code"
+        ):
             text_encoder.load_text_encoder(tmp_path / "trap.pth")
 
     def test_no_tensors(self, tmp_path):
@@ -239,6 +302,10 @@ class TestWrongFiles:
 
     def test_empty_folder_and_missing(self, tmp_path):
         (tmp_path / "nothing.pth").touch()
-        for name, found in (("nothing.pth", "is empty"), ("", "is a folder"), ("gone.pth", "is missing")):
+        for name, found in (
+            ("nothing.pth", "is empty"),
+            ("", "is a folder"),
+            ("gone.pth", "is missing"),
+        ):
             with pytest.raises(ValueError, match=found):
                 text_encoder.load_text_encoder(tmp_path / name)

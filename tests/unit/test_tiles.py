@@ -1,9 +1,11 @@
-"""Tiles cover a picture evenly, overlap enough, and their shares add up without a tile's edge in them."""
+"""Tiles cover a picture evenly, overlap enough, and their shares add up without a tile's edge in
+them.
+"""
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model import tiles
 from comfyui_ovi.ovi_model.config import PIXELS_PER_CELL
+from comfyui_ovi.ovi_model.decode import tiles
 
 SIZES = [1, 2, 15, 16, 23, 24, 25, 33, 44, 60, 61, 80, 120]
 AXES = [axis for size in SIZES for axis in tiles.cuts(size)]

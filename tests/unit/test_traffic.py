@@ -4,12 +4,13 @@ import comfy.ops
 import pytest
 import torch
 from comfyui_ovi.ovi_model.config import AudioTowerConfig, VideoTowerConfig
-from comfyui_ovi.ovi_model.model import OviModel
+from comfyui_ovi.ovi_model.network.model import OviModel
 from count_traffic import CountTraffic, forward_traffic
 from torch import nn
 
-# Elementwise bytes of one block of both towers at 960 x 960 and 5 s, in hidden states [L, D] of the video: what the
-# forward needs without core's kernels. It may fall; if it rises, something is copied or read again that was not before.
+# Elementwise bytes of one block of both towers at 960 x 960 and 5 s, in hidden states [L, D] of the
+# video: what the forward needs without core's kernels. It may fall; if it rises, something is
+# copied or read again that was not before.
 STATES = 63
 RELEASED = {"dim": 3072, "ffn_dim": 14336, "text_dim": 4096, "freq_dim": 256, "num_heads": 24}
 SHAPES = [(1, 48, 31, 60, 60), (1, 20, 157)]
@@ -17,8 +18,13 @@ SHAPES = [(1, 48, 31, 60, 60), (1, 20, 157)]
 
 def on_meta(layers):
     sizes = {**RELEASED, "num_layers": layers}
-    configs = VideoTowerConfig(**sizes, in_dim=48, out_dim=48), AudioTowerConfig(**sizes, in_dim=20, out_dim=20)
-    model = OviModel(*configs, operations=comfy.ops.disable_weight_init, dtype=torch.bfloat16, device="meta")
+    configs = (
+        VideoTowerConfig(**sizes, in_dim=48, out_dim=48),
+        AudioTowerConfig(**sizes, in_dim=20, out_dim=20),
+    )
+    model = OviModel(
+        *configs, operations=comfy.ops.disable_weight_init, dtype=torch.bfloat16, device="meta"
+    )
     return model.requires_grad_(False)
 
 
@@ -55,7 +61,12 @@ CASES = {
     "transposed copy": (lambda: X.t().contiguous(), "copy", ALL, ALL),
     "matrix": (lambda: X @ OUT.t(), "matmul", 2 * ALL, 4 * 4 * 4),
     "activation": (lambda: nn.functional.gelu(X), "activation", ALL, ALL),
-    "RMSNorm": (lambda: nn.functional.rms_norm(X, (8,), ROW[0]), "normalisation", ALL + ROW.nbytes, ALL),
+    "RMSNorm": (
+        lambda: nn.functional.rms_norm(X, (8,), ROW[0]),
+        "normalisation",
+        ALL + ROW.nbytes,
+        ALL,
+    ),
     "equality": (lambda: torch.equal(X, OUT), "comparison", 2 * ALL, 0),
     "other device": (lambda: X + torch.tensor(2.0), "arithmetic", ALL, ALL),
 }
@@ -71,7 +82,8 @@ def test_one_operation_as_counted_by_hand(case):
 
 
 @pytest.mark.parametrize(
-    "view", [torch.t, lambda x: x.view(-1), lambda x: x[1:], lambda x: x.expand(3, 4, 8), torch.empty_like]
+    "view",
+    [torch.t, lambda x: x.view(-1), lambda x: x[1:], lambda x: x.expand(3, 4, 8), torch.empty_like],
 )
 def test_a_view_or_a_bare_allocation_costs_nothing(view):
     assert not counted(view, X).launches
@@ -120,7 +132,9 @@ def test_every_block_costs_the_same(forwards):
     three = forward_traffic(on_meta(3), SHAPES, torch.bfloat16)
     one, two = forwards
     assert three.elementwise - two.elementwise == two.elementwise - one.elementwise
-    assert three.launches.total() - two.launches.total() == two.launches.total() - one.launches.total()
+    assert (
+        three.launches.total() - two.launches.total() == two.launches.total() - one.launches.total()
+    )
 
 
 def test_elementwise_traffic_of_a_block_does_not_grow(forwards):

@@ -1,4 +1,6 @@
-"""Sound in pieces is the sound in one piece: a sample sees all it depends on, and not a mel frame less would do."""
+"""Sound in pieces is the sound in one piece: a sample sees all it depends on, and not a mel frame
+less would do.
+"""
 
 import comfy.model_management
 import comfy.utils
@@ -7,8 +9,8 @@ import pytest
 import small_weights
 import torch
 from comfy.ldm.mmaudio.vae.bigvgan import BigVGANVocoder
-from comfyui_ovi.ovi_model import vocoder
-from comfyui_ovi.ovi_model.audio_vae import SizedAutoencoder
+from comfyui_ovi.ovi_model.decode import audio
+from comfyui_ovi.ovi_model.load.audio_vae import SizedAutoencoder
 
 CPU = torch.device("cpu")
 
@@ -21,13 +23,15 @@ def small():
 
 
 def pieces(monkeypatch, small, mel, longest, reach=None):
-    monkeypatch.setattr(vocoder, "LONGEST", longest)
+    monkeypatch.setattr(audio, "LONGEST", longest)
     if reach is not None:
-        monkeypatch.setattr(vocoder, "reach", lambda _: reach)
-    return vocoder.vocode(small, mel, CPU)
+        monkeypatch.setattr(audio, "reach", lambda _: reach)
+    return audio.vocode(small, mel, CPU)
 
 
-@pytest.mark.parametrize(("length", "longest"), [(1, 1), (40, 1000), (95, 94), (120, 60), (121, 40), (130, 17)])
+@pytest.mark.parametrize(
+    ("length", "longest"), [(1, 1), (40, 1000), (95, 94), (120, 60), (121, 40), (130, 17)]
+)
 def test_pieces_equal_the_whole(monkeypatch, small, length, longest):
     mel = torch.randn(1, 80, length, generator=torch.manual_seed(length))
     whole = small(mel)
@@ -44,23 +48,36 @@ def heard(sound):
 
 def test_the_reach_is_that_of_the_layers(small):
     """An undefined number reaches whatever depends on it, however little."""
-    assert vocoder.reach(small) == 38
+    assert audio.reach(small) == 38
     mel = torch.zeros(1, 80, 120)
     mel[..., 60] = torch.nan
     assert heard(small(mel)) == list(range(60 - 38, 60 + 38 + 1))
 
 
-@pytest.mark.parametrize("config", [{"resblock": "2"}, {"upsample_rates": [8, 2], "upsample_kernel_sizes": [16, 6]}])
+@pytest.mark.parametrize(
+    "config", [{"resblock": "2"}, {"upsample_rates": [8, 2], "upsample_kernel_sizes": [16, 6]}]
+)
 def test_the_reach_follows_the_config(config):
-    common = {"num_mels": 80, "upsample_rates": [4, 2], "upsample_kernel_sizes": [8, 4], "upsample_initial_channel": 8}
-    common |= {"resblock": "1", "resblock_kernel_sizes": [3, 5], "resblock_dilation_sizes": [[1, 3, 5], [1, 2, 7]]}
-    model = BigVGANVocoder(common | {"activation": "snakebeta", "snake_logscale": True} | config).requires_grad_(False)
+    common = {
+        "num_mels": 80,
+        "upsample_rates": [4, 2],
+        "upsample_kernel_sizes": [8, 4],
+        "upsample_initial_channel": 8,
+    }
+    common |= {
+        "resblock": "1",
+        "resblock_kernel_sizes": [3, 5],
+        "resblock_dilation_sizes": [[1, 3, 5], [1, 2, 7]],
+    }
+    model = BigVGANVocoder(
+        common | {"activation": "snakebeta", "snake_logscale": True} | config
+    ).requires_grad_(False)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, 0.1)
     mel = torch.zeros(1, 80, 101)
     mel[..., 50] = torch.nan
     frames = model(mel).isnan().view(101, -1).any(1).nonzero().flatten()
-    assert vocoder.reach(model) == 50 - frames.min() == frames.max() - 50
+    assert audio.reach(model) == 50 - frames.min() == frames.max() - 50
 
 
 @pytest.mark.parametrize("frame", [80 - 38, 79 + 38])
@@ -88,7 +105,9 @@ def test_memory_is_bounded(monkeypatch):
     """Beyond one piece only the finished samples, four bytes each, take more."""
     with torch.device("meta"):
         model = SizedAutoencoder(16, 256).vocoder.requires_grad_(False)
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)  # they stay on the meta device
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda tensor, *_: tensor
+    )  # they stay on the meta device
     one, three = (counted(monkeypatch, model, length, 300) for length in (300, 900))
     whole = counted(monkeypatch, model, 900, 900)
     assert three < one * (1 + 2 * 38 / 300) + 2 * 900 * 256 * 4 < 0.55 * whole
@@ -96,7 +115,9 @@ def test_memory_is_bounded(monkeypatch):
 
 def test_progress_and_interrupt_between_pieces(monkeypatch, small):
     steps = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, *_, **__: steps.append((done, total)))
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, *_, **__: steps.append((done, total))
+    )
     pieces(monkeypatch, small, torch.zeros(1, 80, 50), 20)
     # Newer versions of ComfyUI leave out what follows too soon.
     assert {(1, 3), (3, 3)} <= set(steps) <= {(1, 3), (2, 3), (3, 3)}

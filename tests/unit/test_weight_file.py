@@ -1,4 +1,6 @@
-"""What is read from a file, whatever wraps it, and what is said of one that cannot or must not be read."""
+"""What is read from a file, whatever wraps it, and what is said of one that cannot or must not be
+read.
+"""
 
 import collections
 import os
@@ -9,14 +11,16 @@ from pathlib import Path
 import comfy.utils
 import pytest
 import torch
-from comfyui_ovi.ovi_model.weight_file import read_weights
+from comfyui_ovi.ovi_model.load.weight_file import read_weights
 from safetensors.torch import save_file
 
 WEIGHTS = {"a": torch.arange(6.0), "b": torch.ones(2, 2)}
 
 
 def same(found, expected=WEIGHTS):
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    return found.keys() == expected.keys() and all(
+        torch.equal(found[name], expected[name]) for name in expected
+    )
 
 
 class TestWrappers:
@@ -29,7 +33,9 @@ class TestWrappers:
             collections.OrderedDict,
             lambda weights: {"module": weights},
             lambda weights: {"module": weights, "iteration": 9, "rng": torch.zeros(4)},
-            lambda weights: {"app": {"model": weights, "optimizer": {"state": {0: {"step": torch.zeros(1)}}}}},
+            lambda weights: {
+                "app": {"model": weights, "optimizer": {"state": {0: {"step": torch.zeros(1)}}}}
+            },
             lambda weights: {"state_dict": weights, "epoch": 3},
             lambda weights: {"generator": weights},
             lambda weights: {"model": weights, "optimizer": {}},
@@ -80,7 +86,9 @@ class TestNothingRuns:
     def test_of_a_torch_file(self, tmp_path, zipped):
         content = {**WEIGHTS, "more": Trap(tmp_path / "trap")}
         torch.save(content, tmp_path / "file.pt", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(ValueError, match=r"^file\.pt cannot be read: it holds Python objects besides tensors"):
+        with pytest.raises(
+            ValueError, match=r"^file\.pt cannot be read: it holds Python objects besides tensors"
+        ):
             read_weights(tmp_path / "file.pt")
         assert not (tmp_path / "trap").exists()
         torch.load(tmp_path / "file.pt", weights_only=False)  # the trap is one
@@ -113,7 +121,10 @@ class TestNoFile:
             ("gone.pt", r"'gone\.pt' is missing; a weight file is needed here"),
             ("nul\0.pt", "is missing; a weight file is needed here"),
             ("n" * 300, "is missing; a weight file is needed here"),
-            ("nowhere.pt", r"'nowhere\.pt' is a link to a file that is not there; put the file in its place"),
+            (
+                "nowhere.pt",
+                r"'nowhere\.pt' is a link to a file that is not there; put the file in its place",
+            ),
             ("loop.pt", r"'loop\.pt' is a link to a file that is not there"),
         ):
             with pytest.raises(ValueError, match=message):
@@ -125,11 +136,15 @@ class TestNoFile:
         with pytest.raises(ValueError, match=r"'pipe\.safetensors' is no ordinary file"):
             read_weights(tmp_path / "pipe.safetensors")
 
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
+    @pytest.mark.skipif(
+        not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file"
+    )
     def test_a_file_that_may_not_be_read(self, tmp_path):
         save_file(WEIGHTS, tmp_path / "private.safetensors")
         (tmp_path / "private.safetensors").chmod(0)
-        with pytest.raises(ValueError, match=r"private\.safetensors cannot be read: .*Check the file's permissions"):
+        with pytest.raises(
+            ValueError, match=r"private\.safetensors cannot be read: .*Check the file's permissions"
+        ):
             read_weights(tmp_path / "private.safetensors")
 
     @pytest.mark.parametrize("ending", ["safetensors", "pt"])
@@ -137,7 +152,14 @@ class TestNoFile:
         save = save_file if ending == "safetensors" else torch.save
         good = tmp_path / f"good.{ending}"
         save(WEIGHTS, good)
-        for name in ("with space", "quote\"s '", "ünï 漢字 🎬", "new\nline", "percent%s{0}", "-flag"):
+        for name in (
+            "with space",
+            "quote\"s '",
+            "ünï 漢字 🎬",
+            "new\nline",
+            "percent%s{0}",
+            "-flag",
+        ):
             path = tmp_path / f"{name}.{ending}"
             path.symlink_to(good)
             assert same(read_weights(path)[0])
@@ -163,7 +185,10 @@ class TestOtherFiles:
                 b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 23300000000\n",
                 "is a Git LFS pointer of 74 bytes, not the file it stands for. Run 'git lfs pull'",
             ),
-            (b"\n<!DOCTYPE html><title>404</title>", "is a web page: .*use its download button; if it asks for"),
+            (
+                b"\n<!DOCTYPE html><title>404</title>",
+                "is a web page: .*use its download button; if it asks for",
+            ),
             (b"<html lang='en'>", "is a web page"),
             (b"Access to this model is restricted.", "cannot be read: .*download it again"),
             (bytes(100), "cannot be read: .*download it again"),
@@ -176,16 +201,22 @@ class TestOtherFiles:
 
     def test_under_each_others_names(self, tmp_path):
         torch.save(WEIGHTS, tmp_path / "file.safetensors")
-        with pytest.raises(ValueError, match=r"is a PyTorch file under another name\. Rename it to end in \.pth"):
+        with pytest.raises(
+            ValueError, match=r"is a PyTorch file under another name\. Rename it to end in \.pth"
+        ):
             read_weights(tmp_path / "file.safetensors")
         save_file(WEIGHTS, tmp_path / "file.ckpt")
-        with pytest.raises(ValueError, match=r"is a safetensors file under another name.*end in \.safetensors"):
+        with pytest.raises(
+            ValueError, match=r"is a safetensors file under another name.*end in \.safetensors"
+        ):
             read_weights(tmp_path / "file.ckpt")
 
     def test_a_zip_of_something_else(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "file.pt", "w") as records:
             records.writestr("notes.txt", "hello")
-        with pytest.raises(ValueError, match=r"file\.pt cannot be read: .* no complete PyTorch file .*download it"):
+        with pytest.raises(
+            ValueError, match=r"file\.pt cannot be read: .* no complete PyTorch file .*download it"
+        ):
             read_weights(tmp_path / "file.pt")
 
     @pytest.mark.parametrize(
@@ -213,7 +244,10 @@ class TestOtherFiles:
     )
     def test_a_tensor_that_is_no_plain_one(self, tmp_path, tensor):
         torch.save({**WEIGHTS, "odd": tensor}, tmp_path / "file.pt")
-        with pytest.raises(ValueError, match=r"^file\.pt: 'odd' is no plain tensor\. Take the file from its original"):
+        with pytest.raises(
+            ValueError,
+            match=r"^file\.pt: 'odd' is no plain tensor\. Take the file from its original",
+        ):
             read_weights(tmp_path / "file.pt")
 
 
@@ -229,7 +263,9 @@ class TestBombs:
             for record in plain.infolist():
                 bomb.writestr(record.filename, plain.read(record))
         assert (tmp_path / "bomb.pt").stat().st_size < 10_000
-        with pytest.raises(ValueError, match=r"^bomb\.pt cannot be read: .*it would unpack to 4,000,\d+ bytes"):
+        with pytest.raises(
+            ValueError, match=r"^bomb\.pt cannot be read: .*it would unpack to 4,000,\d+ bytes"
+        ):
             read_weights(tmp_path / "bomb.pt")
 
     def test_a_record_that_claims_to_be_huge(self, tmp_path):
@@ -238,12 +274,17 @@ class TestBombs:
         directory = content.index(b"PK\x01\x02")
         content[directory + 24 : directory + 28] = (2**31).to_bytes(4, "little")
         (tmp_path / "file.pt").write_bytes(content)
-        with pytest.raises(ValueError, match=r"^file\.pt cannot be read: .*it would unpack to 2,147,48\d,\d+ bytes"):
+        with pytest.raises(
+            ValueError, match=r"^file\.pt cannot be read: .*it would unpack to 2,147,48\d,\d+ bytes"
+        ):
             read_weights(tmp_path / "file.pt")
 
     def test_one_number_that_stands_for_many(self, tmp_path):
         torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "file.pt")
-        with pytest.raises(ValueError, match=r"its tensors would take 4,000,000,000,000 bytes, the file has [\d,]+\."):
+        with pytest.raises(
+            ValueError,
+            match=r"its tensors would take 4,000,000,000,000 bytes, the file has [\d,]+\.",
+        ):
             read_weights(tmp_path / "file.pt")
 
     def test_one_tensor_under_many_names(self, tmp_path):
@@ -262,10 +303,19 @@ class TestBombs:
             PermissionError(13, "Permission denied"),
             "the system says .*Permission denied.* Check the file's permissions",
         ),
-        (RuntimeError("The paging file is too small. (os error 1455)"), "the system says .*1455.*free memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the system says .*free memory"),
+        (
+            RuntimeError("The paging file is too small. (os error 1455)"),
+            "the system says .*1455.*free memory",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "the system says .*free memory",
+        ),
         (MemoryError("no room"), "the system says 'no room'.*free memory"),
-        (RuntimeError("PytorchStreamReader failed"), r"PytorchStreamReader failed\).*download it again"),
+        (
+            RuntimeError("PytorchStreamReader failed"),
+            r"PytorchStreamReader failed\).*download it again",
+        ),
     ],
 )
 def test_the_cause_is_told(tmp_path, monkeypatch, error, message):
@@ -283,5 +333,8 @@ def test_a_file_of_an_old_pytorch_that_cannot_be_mapped_is_no_damaged_one(tmp_pa
     torch.save({"a": torch.zeros(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert read_weights(tmp_path / "old.pt")[0].keys() == {"a"}
     monkeypatch.setattr(comfy.utils, "MMAP_TORCH_FILES", True)
-    with pytest.raises(ValueError, match=r"old\.pt cannot be read: a PyTorch before 1\.6 saved it.*--mmap-torch-files"):
+    with pytest.raises(
+        ValueError,
+        match=r"old\.pt cannot be read: a PyTorch before 1\.6 saved it.*--mmap-torch-files",
+    ):
         read_weights(tmp_path / "old.pt")

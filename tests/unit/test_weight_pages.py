@@ -4,4 +4,6 @@ import list_weights
 
 
 def test_the_page_is_current():
-    assert list_weights.PAGE.read_text(encoding="utf-8") == list_weights.page(), "run python tools/list_weights.py"
+    assert list_weights.PAGE.read_text(encoding="utf-8") == list_weights.page(), (
+        "run python tests/support/list_weights.py"
+    )

@@ -1,4 +1,6 @@
-"""What patches and callers keep of a forward stays as it was, though blocks write over their own hidden states."""
+"""What patches and callers keep of a forward stays as it was, though blocks write over their own
+hidden states.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ def same(pair, other):
 
 
 def test_what_the_caller_gave():
-    given = [TENSORS[name][None].clone() for name in ("video", "audio", "vid_context", "audio_context")]
+    given = [
+        TENSORS[name][None].clone() for name in ("video", "audio", "vid_context", "audio_context")
+    ]
     kept = [x.clone() for x in given]
     run(given)
     assert all(torch.equal(x, y) for x, y in zip(given, kept, strict=True))
@@ -40,8 +44,12 @@ def test_what_a_replaced_block_was_given_and_gave(index):
 
     first = run(patches_replace={"dit": {("double_block", index): keep}})
     given, given_then, gave, gave_then = kept[0]
-    assert all(torch.equal(x, y) for x, y in zip((*given, *gave), (*given_then, *gave_then), strict=True))
-    again = run(patches_replace={"dit": {("double_block", index): lambda _args, _extra: {"img": gave}}})
+    assert all(
+        torch.equal(x, y) for x, y in zip((*given, *gave), (*given_then, *gave_then), strict=True)
+    )
+    again = run(
+        patches_replace={"dit": {("double_block", index): lambda _args, _extra: {"img": gave}}}
+    )
     assert same(first, run())
     assert same(first, again)
 

@@ -1,0 +1,84 @@
+"""What the running ComfyUI has and does, told by its objects: not by its version, not by its source
+text.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TypeVar
+
+import comfy.context_windows
+import comfy.model_management
+import comfy.sample
+import comfy.utils
+import torch
+
+T = TypeVar("T")
+
+# 0.8.0: how a layer is quantised stands beside it in the weights; before, only in the file's
+# metadata.
+LAYER_FORMATS = hasattr(comfy.utils, "convert_old_quants")
+# 0.33.0: samplers take masks, noise and previews of a nested latent. This function was the last of
+# it to come.
+NESTED_LATENTS = hasattr(comfy.sample, "prepare_empty_noise")
+# 0.27.0: context windows cut every stream of a nested latent.
+NESTED_WINDOWS = hasattr(comfy.context_windows, "WindowingState")
+
+
+def unpack_latents(packed: torch.Tensor, shapes: list[torch.Size]) -> list[torch.Tensor]:
+    """Core's function, also for a latent alone, which cores before 0.8 return as it is."""
+    if len(shapes) == 1:
+        return [packed.reshape(packed.shape[:1] + shapes[0][1:])]
+    return comfy.utils.unpack_latents(packed, shapes)
+
+
+def on_device(decode):
+    """Run a function of a VAE with its card as the current one, as core does since a VAE can choose
+    it (0.33.0).
+    """
+
+    @functools.wraps(decode)
+    def decode_there(vae, *args):
+        context = getattr(comfy.model_management, "cuda_device_context", nullcontext)
+        with context(vae.device):
+            return decode(vae, *args)
+
+    return decode_there
+
+
+def choose(name: str, value: str, choices: Mapping[str, T]) -> T:
+    """Return what a choice stands for; ComfyUI 0.3.75 hands on whatever a prompt names, without a
+    look at the list.
+
+    Raises ValueError naming the input and the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is '{value}'; choose one of {', '.join(map(repr, choices))}.")
+    return choices[value]
+
+
+def module_of(function: Callable) -> str:
+    """Return the module a function was written in, whatever it says of itself."""
+    own = getattr(function, "__globals__", None)
+    return own["__name__"] if own else type(function).__module__
+
+
+def find_replacement(home, name: str) -> str | None:
+    """Return the module whose function stands in the place of a function of core's module, or None
+    if it is core's.
+    """
+    module = module_of(getattr(home, name))
+    return None if module == home.__name__ else module
+
+
+def folder_of(module: str) -> Path:
+    """Return the folder of the copy of this extension that a module is part of."""
+    return next(
+        folder.parent
+        for folder in Path(sys.modules[module].__file__).parents
+        if folder.name == "ovi_model"
+    )

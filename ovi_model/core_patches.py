@@ -1,0 +1,307 @@
+"""Every place where ComfyUI is changed, in one list. This file only installs; what core lacks is
+done in the rooms.
+
+All changes act on Ovi alone, but for one that changes nothing for others: a nested tensor knows
+`cpu()`. Those for older cores pass through what is already as it should be, so that on a core that
+needs none they change nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import comfy.lora
+import comfy.model_detection
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.nested_tensor import NestedTensor
+
+from . import core_facts
+from .family import IMAGE_MODEL, OviBase, OviConfig, check_noise, read_unet_config
+from .load import checkpoint, lora_names
+from .load.weight_file import find_tensors
+from .log import log
+
+
+class Patch(NamedTuple):
+    """One name of core that is replaced by a function which calls what was there."""
+
+    home: object
+    name: str
+    wrap: Callable
+    why: str
+    newer: str  # what a newer core does instead
+    is_needed: bool = True
+
+    def install(self) -> None:
+        setattr(self.home, self.name, self.wrap(getattr(self.home, self.name, None)))
+
+    def place(self) -> str:
+        """Return the name by which core's users know what is replaced."""
+        home = self.home
+        return (
+            f"{home.__module__}.{home.__name__}.{self.name}"
+            if isinstance(home, type)
+            else f"{home.__name__}.{self.name}"
+        )
+
+
+def install() -> None:
+    """Make stock loaders, LoRA loaders and samplers know Ovi; once, and not where core or another
+    copy does already.
+    """
+    known = next(
+        (
+            entry
+            for entry in comfy.supported_models.models
+            if entry.unet_config.get("image_model") == IMAGE_MODEL
+        ),
+        None,
+    )
+    if known is None:
+        comfy.supported_models.models.append(OviConfig)
+        for patch in PATCHES:
+            if patch.is_needed:
+                patch.install()
+    elif known is not OviConfig:
+        log.warning(_say_who_else(known))
+
+
+def _say_who_else(known: type) -> str:
+    """Say who registered Ovi before this extension, and what to do."""
+    if known.__module__.startswith("comfy."):
+        return (
+            f"This ComfyUI knows Ovi itself ({known.__module__}.{known.__name__}) and goes on to "
+            "load and sample it. The nodes of this extension are made for its own model: update "
+            "the extension, or remove it."
+        )
+    other, own = core_facts.folder_of(known.__module__), core_facts.folder_of(__name__)
+    return (
+        "Two copies of this extension are installed: models are loaded and sampled by the one in "
+        f"{other}, and nodes may be those of the one in {own}. Remove one of the two folders, then "
+        "restart ComfyUI."
+    )
+
+
+def _is_ours(model) -> bool:
+    return isinstance(model, OviBase)
+
+
+def _detect_ovi(original):
+    @functools.wraps(original)
+    def detect_unet_config(state_dict, key_prefix, metadata=None, **kwargs):
+        config = read_unet_config(state_dict, key_prefix, metadata)
+        return (
+            original(state_dict, key_prefix, metadata=metadata, **kwargs)
+            if config is None
+            else config
+        )
+
+    return detect_unet_config
+
+
+def _read_ovi(original):
+    """Also make sure that what was read as Ovi became Ovi: another extension may have replaced the
+    detection.
+    """
+
+    @functools.wraps(original)
+    def load_diffusion_model_state_dict(sd, *args, **kwargs):
+        is_nested = any(isinstance(value, dict) for value in sd.values())
+        tensors = find_tensors(sd) if is_nested else sd
+        if not any(key.endswith(checkpoint.FUSION_KEY) for key in tensors):
+            return original(sd, *args, **kwargs)
+        patcher = original(tensors, *args, **kwargs)
+        if patcher is None or not _is_ours(patcher.model):
+            raise ValueError(_say_what_detects(patcher))
+        return patcher
+
+    return load_diffusion_model_state_dict
+
+
+def _say_what_detects(patcher) -> str:
+    taken_for = "nothing it knows" if patcher is None else f"a {type(patcher.model).__name__}"
+    module = core_facts.module_of(comfy.model_detection.detect_unet_config)
+    return (
+        f"This is an Ovi model, but ComfyUI took it for {taken_for}: '{module}' replaced "
+        "comfy.model_detection.detect_unet_config and does not ask what was there before it. "
+        "Update or remove that extension, then restart ComfyUI."
+    )
+
+
+def _name_ovi_layers(original):
+    @functools.wraps(original)
+    def model_lora_keys_unet(model, key_map=None):
+        key_map = original(model, {} if key_map is None else key_map)
+        if _is_ours(model):
+            for name, key in lora_names.names_of(model.diffusion_model.state_dict()):
+                key_map.setdefault(name, f"diffusion_model.{key}")
+        return key_map
+
+    return model_lora_keys_unet
+
+
+def _nest_noise_and_callback(original):
+    """Nodes that disable noise hand over zeros of the picture alone; previews and outputs are to
+    see both streams.
+    """
+
+    @functools.wraps(original)
+    def sample(
+        self,
+        noise,
+        latent_image,
+        sampler,
+        sigmas,
+        denoise_mask=None,
+        callback=None,
+        *args,
+        **kwargs,
+    ):
+        if _is_ours(self.model_patcher.model) and latent_image.is_nested:
+            _refuse_context_windows(self.model_options)
+            latents = latent_image.unbind()
+            if not noise.is_nested:
+                check_noise(noise, [latent.shape for latent in latents])
+                noise = NestedTensor([torch.zeros_like(latent, device="cpu") for latent in latents])
+            callback = _nest_callback(callback, [latent.shape for latent in latents])
+        return original(
+            self, noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs
+        )
+
+    return sample
+
+
+def _refuse_context_windows(model_options: dict) -> None:
+    if not core_facts.NESTED_WINDOWS and "context_handler" in model_options:
+        raise ValueError(
+            "This ComfyUI cuts context windows out of pictures alone, not out of a latent with "
+            "sound. Update ComfyUI (0.33 does both), or remove the context windows node."
+        )
+
+
+def _nest_callback(callback, shapes: list[torch.Size]):
+    if callback is None:
+        return None
+
+    def nest(latent):
+        if getattr(latent, "is_nested", False):
+            return latent
+        return NestedTensor(comfy.utils.unpack_latents(latent, shapes))
+
+    def nested(step, denoised, x, total_steps):
+        return callback(step, nest(denoised), nest(x), total_steps)
+
+    return nested
+
+
+def _pack_mask(original):
+    """One mask for each stream, ones where there is none, packed as the latents are."""
+
+    @functools.wraps(original)
+    def outer_sample(
+        self,
+        noise,
+        latent_image,
+        sampler,
+        sigmas,
+        denoise_mask=None,
+        *args,
+        latent_shapes=None,
+        **kwargs,
+    ):
+        is_pack = denoise_mask is None or denoise_mask.shape[1:] == latent_image.shape[1:]
+        if _is_ours(self.model_patcher.model) and len(latent_shapes or ()) > 1 and not is_pack:
+            given = denoise_mask.unbind() if denoise_mask.is_nested else [denoise_mask]
+            missing = [torch.ones(shape) for shape in latent_shapes[len(given) :]]
+            masks = [
+                comfy.sampler_helpers.prepare_mask(mask, shape, self.model_patcher.load_device)
+                for mask, shape in zip([*given, *missing], latent_shapes, strict=False)
+            ]
+            denoise_mask = comfy.utils.pack_latents(masks)[0].float()
+        kwargs["latent_shapes"] = latent_shapes
+        return original(self, noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+
+    return outer_sample
+
+
+def _tell_shapes(original):
+    @functools.wraps(original)
+    def inner_sample(self, *args, latent_shapes=None, **kwargs):
+        if _is_ours(self.inner_model):
+            self.inner_model.latent_shapes = latent_shapes
+        return original(self, *args, latent_shapes=latent_shapes, **kwargs)
+
+    return inner_sample
+
+
+def _move_to_cpu(original):
+    return original or (lambda self: self.to("cpu"))
+
+
+_GUIDER = comfy.samplers.CFGGuider
+_OLD = not core_facts.NESTED_LATENTS
+_SINCE = "does it itself since 0.33"
+
+PATCHES = (
+    Patch(
+        comfy.model_detection,
+        "detect_unet_config",
+        _detect_ovi,
+        "Core tells models by their weights in one function, which knows its own models only.",
+        "would need an entry for Ovi",
+    ),
+    Patch(
+        comfy.sd,
+        "load_diffusion_model_state_dict",
+        _read_ovi,
+        "A training run keeps its weights below other names and beside other entries; core wants "
+        "tensors by name.",
+        "would need to look below these names",
+    ),
+    Patch(
+        comfy.lora,
+        "model_lora_keys_unet",
+        _name_ovi_layers,
+        "LoRA trainers have more names for Wan's and Ovi's layers than core's list.",
+        "would need these names",
+    ),
+    Patch(
+        _GUIDER,
+        "sample",
+        _nest_noise_and_callback,
+        "Noise and previews know one stream.",
+        _SINCE,
+        _OLD,
+    ),
+    Patch(
+        _GUIDER,
+        "outer_sample",
+        _pack_mask,
+        "A mask is taken to be of the pack's shape.",
+        _SINCE,
+        _OLD,
+    ),
+    Patch(
+        _GUIDER,
+        "inner_sample",
+        _tell_shapes,
+        "The model is not told what the pack holds.",
+        _SINCE,
+        _OLD,
+    ),
+    Patch(
+        NestedTensor,
+        "cpu",
+        _move_to_cpu,
+        "Nodes move latents with cpu().",
+        _SINCE,
+        not hasattr(NestedTensor, "cpu"),
+    ),
+)

@@ -1,0 +1,91 @@
+"""Latents back to frames and sound of one length."""
+
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ..config import SAMPLE_RATE
+from ..core_facts import choose
+from ..latent.geometry import video_samples
+from ..latent.latents import streams
+from ..load.audio_vae import is_audio_vae
+from ..load.video_vae import check_video_vae
+from .audio import decode_16k
+from .tiled_video import decode_largest, decode_tiled, decode_whole
+
+# How to make frames [B, F, H, W, 3] of a video latent [B, 48, F, H/16, W/16].
+TILINGS = {"auto": decode_largest, "on": decode_tiled, "off": decode_whole}
+
+
+def decode(
+    latent: dict, vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE, tiling: str
+) -> tuple[Tensor, dict[str, Tensor | int]]:
+    """Return frames [B * F, H, W, 3] and sound {"waveform": [B, 1, samples], "sample_rate": 16000}
+    of equal length.
+
+    tiling: "on", "off", or "auto" (the largest tiles that fit on the device).
+    Raises ValueError if the latent is not Ovi's pair of video and audio, or a VAE does not fit its
+    half.
+    """
+    video, audio = _clips(latent)
+    _check_vaes(vae, audio_vae)
+    frames = choose("tiling", tiling, TILINGS)(vae, video)
+    waveform = decode_16k(audio_vae, audio)
+    waveform = fit_length(waveform, video_samples(frames.shape[1]))
+    return frames.flatten(0, 1), {"waveform": waveform, "sample_rate": SAMPLE_RATE}
+
+
+def _clips(latent: dict) -> tuple[Tensor, Tensor]:
+    """Return the video [B, 48, F, H/16, W/16] and audio [B, 20, L] of as many clips, all of them
+    full of numbers.
+    """
+    video, audio = streams(latent, "samples")
+    if 0 in video.shape or 0 in audio.shape:
+        empty = "video" if 0 in video.shape else "audio"
+        shapes = f"{list(video.shape)} and {list(audio.shape)}"
+        raise ValueError(
+            f"The {empty} of 'samples' is empty: the shapes are {shapes}. Make the clip longer."
+        )
+    if len(video) != len(audio):
+        raise ValueError(
+            f"'samples' has {len(video)} video clips but {len(audio)} sounds; they must be as many."
+        )
+    _check_finite(video, audio)
+    return video, audio
+
+
+def _check_finite(video: Tensor, audio: Tensor) -> None:
+    """Raise ValueError for the black picture and the noise that a failed sampling would decode to."""
+    failed = [
+        name for name, stream in (("video", video), ("audio", audio)) if not stream.isfinite().all()
+    ]
+    if failed:
+        raise ValueError(
+            f"The {' and '.join(failed)} of 'samples' holds infinite or undefined numbers (NaN): "
+            "the sampling failed. Usual causes: the model computes in fp16, whose range is too "
+            "small for it (start ComfyUI without --force-fp16 and --fp16-unet, use a bf16 file); a "
+            "damaged model file (download it again); a LoRA of another model or at too high a "
+            "strength (try without it)."
+        )
+
+
+def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:
+    if is_audio_vae(vae) and not is_audio_vae(audio_vae):
+        raise ValueError(
+            "'vae' and 'audio_vae' of Ovi Decode are in each other's place: swap the two "
+            "connections."
+        )
+    if not is_audio_vae(audio_vae):
+        raise ValueError(
+            "'audio_vae' of Ovi Decode is no audio VAE of Ovi. Connect the one of 'Ovi Audio VAE "
+            "Loader'."
+        )
+    check_video_vae(vae, "Ovi Decode")
+
+
+def fit_length(waveform: Tensor, samples: int) -> Tensor:
+    """Cut or fill up with silence a sound [B, C, N] to a number of samples."""
+    missing = samples - waveform.shape[-1]
+    return (
+        torch.nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :samples]
+    )

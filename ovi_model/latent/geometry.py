@@ -1,0 +1,88 @@
+"""Lengths and sizes: pixels and frames of a clip to cells and steps of its latents, and back."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..config import (
+    AUDIO_CHANNELS,
+    AUDIO_STEPS_PER_INTERVAL,
+    FRAME_RATE,
+    FRAMES_PER_CELL,
+    PIXEL_STEP,
+    PIXELS_PER_CELL,
+    SAMPLE_RATE,
+    VIDEO_CHANNELS,
+)
+
+
+def video_cells(frames: int) -> int:
+    """Frames of a clip (4n + 1) -> cells in time of its video latent."""
+    return (frames - 1) // FRAMES_PER_CELL + 1
+
+
+def audio_steps(cells: int) -> int:
+    """Cells in time of a video latent -> steps of the audio latent that lasts as long; 31 -> 157,
+    61 -> 314.
+    """
+    return max(1, round((cells - 1) * AUDIO_STEPS_PER_INTERVAL))
+
+
+def video_samples(frames: int) -> int:
+    """Frames at 24 fps -> audio samples at 16 kHz."""
+    return round(frames * SAMPLE_RATE / FRAME_RATE)
+
+
+def check_size(width: int, height: int, frames: int) -> None:
+    """Raise ValueError, with the two nearest values that work, for a size or length that the model
+    does not have.
+    """
+    for name, pixels in (("width", width), ("height", height)):
+        if pixels < PIXEL_STEP or pixels % PIXEL_STEP:
+            nearest = _nearest(pixels, PIXEL_STEP, PIXEL_STEP)
+            raise ValueError(
+                f"The {name} is {pixels} pixels; it must be a multiple of {PIXEL_STEP}: {nearest}."
+            )
+    if frames < 1 or (frames - 1) % FRAMES_PER_CELL:
+        nearest = _nearest(frames, FRAMES_PER_CELL, 1)
+        raise ValueError(f"The length is {frames} frames; it must be 4n + 1: {nearest}.")
+
+
+def _nearest(value: int, step: int, first: int) -> str:
+    """Name the two nearest of first, first + step, first + 2 step..."""
+    below = first + max(0, (value - first) // step) * step
+    return f"{below} or {below + step}"
+
+
+def size_for_area(width: int, height: int, area: int) -> tuple[int, int]:
+    """Return width and height in pixels, multiples of 32, nearest to an area and then to the
+    image's proportions.
+
+    Source: character-ai/Ovi, ovi/utils/processing_utils.py, preprocess_image_tensor.
+    """
+    proportion = width / height
+    middle = round(math.sqrt(max(1, area // PIXEL_STEP**2) / proportion))
+    candidates = [
+        (round(rows * proportion), rows) for rows in range(max(1, middle - 3), middle + 4)
+    ]
+    scale = math.sqrt(area / (width * height)) / PIXEL_STEP
+    candidates.append((round(width * scale), round(height * scale)))
+    sizes = [
+        (max(1, columns) * PIXEL_STEP, max(1, rows) * PIXEL_STEP) for columns, rows in candidates
+    ]
+    return min(
+        sizes, key=lambda size: (abs(size[0] * size[1] - area), abs(size[0] / size[1] - proportion))
+    )
+
+
+def empty_latents(
+    width: int, height: int, frames: int, batch_size: int, device
+) -> tuple[Tensor, Tensor]:
+    """Return zeros: video [B, 48, cells, H / 16, W / 16] and audio [B, 20, steps]."""
+    cells = video_cells(frames)
+    rows, columns = height // PIXELS_PER_CELL, width // PIXELS_PER_CELL
+    video = torch.zeros(batch_size, VIDEO_CHANNELS, cells, rows, columns, device=device)
+    return video, torch.zeros(batch_size, AUDIO_CHANNELS, audio_steps(cells), device=device)

@@ -1,0 +1,157 @@
+"""The latent of picture and sound, as ComfyUI's nodes hand it around: {"samples": NestedTensor,
+"noise_mask": ...}.
+"""
+
+from __future__ import annotations
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.nested_tensor import NestedTensor
+from torch import Tensor
+
+from ..config import AUDIO_CHANNELS, VIDEO_CHANNELS
+from ..load.video_vae import check_video_vae
+from . import geometry
+
+
+def empty(width: int, height: int, frames: int, batch_size: int) -> dict:
+    """Return a latent of zeros; sizes in pixels and frames, already checked."""
+    device = comfy.model_management.intermediate_device()
+    return {
+        "samples": NestedTensor(geometry.empty_latents(width, height, frames, batch_size, device))
+    }
+
+
+def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_size: int) -> dict:
+    """Return a latent whose first cell in time is an encoded image, held by a nested mask; images
+    [N, H, W, C], 0 to 1.
+
+    Raises ValueError unless there is one image, or one for each clip of the batch, or if the VAE is
+    not Wan 2.2's.
+    """
+    if len(images) not in (1, batch_size):
+        raise ValueError(
+            f"start_image holds {len(images)} images for a batch of {batch_size}: give one image, "
+            "or one for each clip."
+        )
+    check_video_vae(vae, "Ovi Latent")
+    pixels = comfy.utils.common_upscale(
+        images[..., :3].movedim(-1, 1), width, height, "bicubic", "center"
+    )
+    pixels = pixels.clamp(0, 1).movedim(1, -1)
+    encoded = torch.cat([vae.encode(image.unsqueeze(0)) for image in pixels])
+    video, audio = empty(width, height, frames, batch_size)["samples"].unbind()
+    # Samplers normalise the whole latent, so what is yet to be made must be what normalises to
+    # zero.
+    video = comfy.latent_formats.Wan22().process_out(video)
+    video[:, :, :1] = encoded[:, :, :1].to(video)
+    video_mask = video.new_ones(batch_size, 1, *video.shape[2:])
+    video_mask[:, :, :1] = 0
+    audio_mask = audio.new_ones(batch_size, 1, audio.shape[2])
+    return {
+        "samples": NestedTensor([video, audio]),
+        "noise_mask": NestedTensor([video_mask, audio_mask]),
+    }
+
+
+def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:
+    """Return the video [B, 48, F, H, W] and the audio [B, 20, L] of a nested latent.
+
+    Raises ValueError, naming the input, for anything else.
+    """
+    samples = latent["samples"]
+    parts = samples.unbind() if getattr(samples, "is_nested", False) else [samples]
+    if (
+        [part.ndim for part in parts] == [5, 3]
+        and parts[0].shape[1] == VIDEO_CHANNELS
+        and parts[1].shape[1] == AUDIO_CHANNELS
+    ):
+        return parts[0], parts[1]
+    if len(parts) == 1 and parts[0].ndim == 5:
+        advice = (
+            "It is a video without sound: use 'VAE Decode', or add sound with 'Ovi Concat Latent'."
+        )
+    else:
+        advice = "Connect the latent from 'Ovi Latent' or the sampler."
+    shapes = " and ".join(str(list(part.shape)) for part in parts)
+    raise ValueError(f"{name} is no latent of picture and sound: its shape is {shapes}. {advice}")
+
+
+def separate(latent: dict) -> tuple[dict, dict]:
+    """Take a latent apart; a mask that is not nested belongs to the video."""
+    parts = [{**latent, "samples": samples} for samples in streams(latent, "latent")]
+    mask = latent.get("noise_mask")
+    if mask is not None:
+        masks = mask.unbind() if getattr(mask, "is_nested", False) else [mask]
+        for i, part in enumerate(parts):
+            del part["noise_mask"]
+            if i < len(masks):
+                part["noise_mask"] = masks[i]
+    return parts[0], parts[1]
+
+
+def concat(video_latent: dict, audio_latent: dict) -> dict:
+    """Put two streams together.
+
+    A sound one step (32 ms) off loses its last step or has it twice: encoders round the length
+    their own way.
+    Raises ValueError if a stream is of the wrong kind or they do not last equally long.
+    """
+    video, audio = video_latent["samples"], audio_latent["samples"]
+    _check_stream("video_latent", video, 5, VIDEO_CHANNELS)
+    _check_stream("audio_latent", audio, 3, AUDIO_CHANNELS)
+    steps = geometry.audio_steps(video.shape[2])
+    if abs(audio.shape[2] - steps) > 1:
+        raise ValueError(
+            f"audio_latent has {audio.shape[2]} steps, but a video latent of {video.shape[2]} "
+            f"cells in time needs {steps}. Make both with one 'Ovi Latent'."
+        )
+    if len(video) != len(audio):
+        raise ValueError(
+            f"video_latent holds {len(video)} clips and audio_latent {len(audio)}: they must be as "
+            "many."
+        )
+    masks = video_latent.get("noise_mask"), audio_latent.get("noise_mask")
+    latent = {
+        **audio_latent,
+        **video_latent,
+        "samples": NestedTensor([video, _with_steps(audio, steps)]),
+    }
+    if masks != (None, None):
+        video_mask, audio_mask = (
+            _own_mask(x, mask) for x, mask in zip((video, audio), masks, strict=True)
+        )
+        if audio_mask.shape[-1] == audio.shape[-1]:  # of another width, samplers scale it
+            audio_mask = _with_steps(audio_mask, steps)
+        latent["noise_mask"] = NestedTensor([video_mask, audio_mask])
+    return latent
+
+
+def _with_steps(audio: Tensor, steps: int) -> Tensor:
+    """audio [B, C, L], one step too short, too long, or neither -> [B, C, steps]."""
+    return torch.cat([audio, audio[..., -1:]], dim=-1)[..., :steps]
+
+
+def _own_mask(samples: Tensor, mask: Tensor | None) -> Tensor:
+    """A stream's mask, ones if it has none; one drawn as an image [N, 1, H, L] for sound loses its
+    height.
+    """
+    if mask is None:
+        return samples.new_ones(len(samples), 1, *samples.shape[2:])
+    return mask.mean(dim=2) if (samples.ndim, mask.ndim) == (3, 4) else mask
+
+
+def _check_stream(name: str, samples, dimensions: int, channels: int) -> None:
+    nested = getattr(samples, "is_nested", False)
+    if nested or samples.ndim != dimensions or samples.shape[1] != channels or 0 in samples.shape:
+        found = "a latent of picture and sound" if nested else f"of shape {list(samples.shape)}"
+        advice = (
+            "Take it apart with 'Ovi Separate Latent' first."
+            if nested
+            else "Check what is connected here."
+        )
+        raise ValueError(
+            f"{name} is {found}; expected {channels} channels and {dimensions} dimensions. {advice}"
+        )

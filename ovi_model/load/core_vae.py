@@ -1,0 +1,21 @@
+"""Core's VAE object around a model that core's own loader builds at the released widths only."""
+
+from types import ModuleType
+
+import comfy.sd
+from torch import Tensor, nn
+
+
+def vae_around(
+    model: nn.Module, weights: dict[str, Tensor], home: ModuleType, class_name: str
+) -> comfy.sd.VAE:
+    """Return the VAE that core makes of these weights, with this model in place of one of its own.
+
+    home, class_name: where core takes the class from that it would build.
+    """
+    original = getattr(home, class_name)
+    setattr(home, class_name, lambda *_arguments, **_config: model)
+    try:
+        return comfy.sd.VAE(sd=weights)
+    finally:
+        setattr(home, class_name, original)

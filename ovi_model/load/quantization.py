@@ -1,0 +1,150 @@
+"""How each quantised layer is stored: ComfyUI's three ways of saying so, brought into the one its
+current core reads.
+
+Source of the ways: ComfyUI, comfy/utils.py, convert_old_quants, and comfy/ops.py,
+mixed_precision_ops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .safetensors_header import QUANTISATION, read_quantisation
+from .weight_file import without_prefix
+
+Weights = dict[str, Tensor]
+# A layer's name to what ComfyUI says of it, for example {"format": "float8_e4m3fn"}.
+Formats = dict[str, dict]
+
+# The one way: JSON in bytes beside the layer's `.weight` and `.weight_scale`.
+LAYER_FORMAT = ".comfy_quant"
+# The oldest: one mark for the file, and a `.scale_weight` beside each weight.
+MARK = "scaled_fp8"
+OLD_SCALES = {".scale_weight": ".weight_scale", ".scale_input": ".input_scale"}
+# A mark of so many elements asks for products in the precision of the activations.
+PRECISE_MARK = 2
+
+FP8 = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
+
+
+def read(weights: Weights, metadata: dict[str, str] | None = None, prefix: str = "") -> Formats:
+    """Return how each layer is stored that is quantised, whichever of the three ways says so.
+
+    metadata: of the file, whose list of layers is ComfyUI's second way; prefix: what names in it
+    may begin with.
+    Raises ValueError when a layer's own words are no JSON object.
+    """
+    layers = read_named(weights, metadata, prefix)
+    mark = weights.get(MARK)
+    is_precise = mark is None or mark.numel() == PRECISE_MARK
+    for layer in _scaled(weights):
+        how = {"format": FP8[weights[f"{layer}.weight"].dtype]}
+        layers.setdefault(layer, how | {"full_precision_matrix_mult": True} if is_precise else how)
+    return layers
+
+
+def read_named(
+    weights: Weights, metadata: dict[str, str] | None = None, prefix: str = ""
+) -> Formats:
+    """Return what the metadata and the weights themselves say of layers, without those that only
+    have a scale.
+    """
+    return _listed(weights, metadata or {}, prefix) | _read_own(weights)
+
+
+def store(weights: Weights, layers: Formats) -> Weights:
+    """Return the weights stored in the one way; what does not go with it is left out."""
+    stored: Weights = {}
+    for key, tensor in weights.items():
+        if key == MARK or key.endswith(LAYER_FORMAT):
+            continue
+        old = next((old for old in OLD_SCALES if key.endswith(old)), None)
+        layer = key.removesuffix(old or "")
+        if old is None:
+            stored[key] = tensor
+        elif old == ".scale_weight" or _uses_activation_scale(layers.get(layer, {}), tensor):
+            stored[layer + OLD_SCALES[old]] = tensor
+    for layer, how in layers.items():
+        stored[layer + LAYER_FORMAT] = torch.tensor(
+            list(json.dumps(how).encode()), dtype=torch.uint8
+        )
+    return stored
+
+
+def _uses_activation_scale(how: dict, scale: Tensor) -> bool:
+    """Precise products have no use for a scale of activations, and one of 1 would cut off what is
+    above 448.
+    """
+    return bool(how) and not how.get("full_precision_matrix_mult") and not bool((scale == 1).all())
+
+
+def check(layers: Formats, weights: Weights, known: Iterable[str]) -> None:
+    """Raise ValueError for the first layer in a format not among the known ones, or in fp8 without
+    one scale.
+    """
+    known = sorted(known)
+    for layer, how in layers.items():
+        if how.get("format") not in known:
+            raise ValueError(
+                f"'{layer}' is quantised as '{how.get('format')}'; this ComfyUI reads "
+                f"{', '.join(known)}. Update ComfyUI, or use another file of the same release."
+            )
+        scale = weights.get(f"{layer}.weight_scale")
+        if how["format"].startswith("float8") and (scale is None or scale.numel() != 1):
+            found = "has no" if scale is None else f"has {scale.numel()} numbers as"
+            raise ValueError(
+                f"'{layer}' is in {how['format']} but {found} '{layer}.weight_scale'; one is "
+                "needed. The file is incomplete or damaged: download it again."
+            )
+
+
+def _listed(weights: Weights, metadata: dict[str, str], prefix: str) -> Formats:
+    """What the metadata says of layers that there are; the names in it have the prefix, another, or
+    none.
+    """
+    listed = read_quantisation(metadata[QUANTISATION]) if QUANTISATION in metadata else {}
+    layers = {without_prefix(name.removeprefix(prefix)): how for name, how in listed.items()}
+    return {layer: how for layer, how in layers.items() if f"{layer}.weight" in weights}
+
+
+def _read_own(weights: Weights) -> Formats:
+    """What stands beside the layers; an older step of core may have left it beside none."""
+    layers = {key.removesuffix(LAYER_FORMAT): key for key in weights if key.endswith(LAYER_FORMAT)}
+    return {
+        layer: _parse(key, weights[key])
+        for layer, key in layers.items()
+        if f"{layer}.weight" in weights
+    }
+
+
+def _parse(key: str, written: Tensor) -> dict:
+    try:
+        how = json.loads(written.numpy().tobytes()) if written.dtype == torch.uint8 else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"'{key}' is no JSON ({error}). The file is damaged: download it again."
+        ) from error
+    if not isinstance(how, dict):
+        raise ValueError(
+            f"'{key}' holds {how!r}, not a JSON object. The file is damaged: download it again."
+        )
+    return how
+
+
+def _scaled(weights: Weights) -> list[str]:
+    """Layers in fp8 with a scale beside them, whether or not anything says so."""
+    layers = [
+        key.removesuffix(scale)
+        for key in weights
+        for scale in (".weight_scale", ".scale_weight")
+        if key.endswith(scale)
+    ]
+    return [
+        layer
+        for layer in layers
+        if f"{layer}.weight" in weights and weights[f"{layer}.weight"].dtype in FP8
+    ]

@@ -1,0 +1,311 @@
+"""umT5, the text encoder of Ovi, as ComfyUI's CLIP: any size, ComfyUI's layout or Wan's own."""
+
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.text_encoders.sd3_clip import t5_xxl_detect
+from comfy.text_encoders.wan import WanT5Tokenizer, te
+from safetensors import SafetensorError, safe_open
+from sentencepiece import SentencePieceProcessor
+from torch import Tensor
+
+from .. import core_facts
+from .safetensors_header import check_header
+from .weight_file import SAFETENSORS, read_weights
+
+RIGHT_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors (Comfy-Org/Wan_2.1_ComfyUI_repackaged)"
+
+# Wan's own names to ComfyUI's, applied in order.
+RENAMES = (
+    ("token_embedding.", "shared."),
+    ("blocks.", "encoder.block."),
+    ("norm.", "encoder.final_layer_norm."),
+)
+BLOCK_RENAMES = (
+    (".norm1.", ".layer.0.layer_norm."),
+    (".norm2.", ".layer.1.layer_norm."),
+    (".pos_embedding.embedding.", ".layer.0.SelfAttention.relative_attention_bias."),
+    (".attn.", ".layer.0.SelfAttention."),
+    (".ffn.gate.0.", ".layer.1.DenseReluDense.wi_0."),
+    (".ffn.fc1.", ".layer.1.DenseReluDense.wi_1."),
+    (".ffn.fc2.", ".layer.1.DenseReluDense.wo."),
+)
+
+# A part of a name that gives another kind of file away.
+OTHER_KINDS = (
+    ("text_model.encoder.layers", "a CLIP text encoder"),
+    ("resblocks.", "a CLIP text encoder"),
+    ("model.layers.", "a language model"),
+    ("self_attn.norm_q", "a diffusion model"),
+    ("decoder.conv_in", "a VAE"),
+)
+
+# The stored companions of a quantised weight that ComfyUI 0.3.75 does not know.
+UNKNOWN_SCALES = (".weight_scale", ".input_scale", ".comfy_quant")
+
+
+@dataclass(frozen=True)
+class TextEncoderSizes:
+    """Every size of a umT5 encoder; umt5-xxl is 4096, 10240, 64, 64, 24, 256384."""
+
+    d_model: int
+    d_ff: int
+    d_kv: int
+    num_heads: int
+    num_layers: int
+    vocab_size: int
+
+
+def load_text_encoder(
+    path: str | Path,
+    tokenizer_files: Iterable[str | Path] = (),
+    embedding_directory: list[str] | None = None,
+    disable_dynamic: bool = False,
+) -> comfy.sd.CLIP:
+    """Build ComfyUI's CLIP from a umT5 file; its embeddings are [B, 512 or more, d_model], zero
+    past the text.
+
+    tokenizer_files: other files that may hold the tokenizer, looked through if this one has none.
+    disable_dynamic: as in ComfyUI's own loaders, which call this again to get a plain copy.
+    Raises ValueError if the file is no complete umT5 encoder or no tokenizer fits it.
+    """
+    path, tokenizer_files = Path(path), tuple(tokenizer_files)
+    weights, metadata = read_weights(path)
+    weights = core_names(weights)
+    spiece = weights.pop("spiece_model", None)
+    weights = _current_quantisation(path, weights, metadata)
+    sizes = _measure(path, weights)
+    _check_complete(path, weights, sizes)
+    if spiece is None:
+        path_of_tokenizer, spiece = _find_tokenizer(path, sizes.vocab_size, tokenizer_files)
+    else:
+        path_of_tokenizer = path
+    _check_tokenizer(path_of_tokenizer, spiece, sizes.vocab_size)
+    clip = _build(weights, sizes, spiece, embedding_directory, disable_dynamic)
+    clip.patcher.cached_patcher_init = (_load_patcher, (path, tokenizer_files, embedding_directory))
+    return clip
+
+
+def _load_patcher(*arguments, disable_dynamic: bool = False):
+    return load_text_encoder(*arguments, disable_dynamic=disable_dynamic).patcher
+
+
+def core_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a umT5 state dict in Wan's own naming to ComfyUI's; other names stay as they are."""
+    if "token_embedding.weight" not in weights:
+        return dict(weights)
+    return {_core_name(name): tensor for name, tensor in weights.items()}
+
+
+def _core_name(name: str) -> str:
+    for old, new in RENAMES:
+        if name.startswith(old):
+            name = new + name[len(old) :]
+            break
+    for old, new in BLOCK_RENAMES:
+        name = name.replace(old, new)
+    return name
+
+
+def _current_quantisation(
+    path: Path, weights: dict[str, Tensor], metadata: dict[str, str]
+) -> dict[str, Tensor]:
+    """Bring quantised weights into the form the running ComfyUI reads; plain weights pass through."""
+    if core_facts.LAYER_FORMATS:
+        return comfy.utils.convert_old_quants(weights, model_prefix="", metadata=metadata)[0]
+    if any(name.endswith(UNKNOWN_SCALES) for name in weights):
+        raise ValueError(
+            f"{path.name} is quantised in a way this ComfyUI is too old to read. "
+            f"Update ComfyUI, or use {RIGHT_FILE}, which it can read."
+        )
+    if "scaled_fp8" in weights:  # a marker: only its type counts, and older releases want it empty
+        weights["scaled_fp8"] = weights["scaled_fp8"].flatten()[:0]
+    return weights
+
+
+def _measure(path: Path, weights: dict[str, Tensor]) -> TextEncoderSizes:
+    """Read the sizes off the weights of the first block."""
+    first = "encoder.block.0.layer."
+    needed = (
+        "shared.weight",
+        f"{first}0.SelfAttention.q.weight",
+        f"{first}1.DenseReluDense.wi_0.weight",
+    )
+    bias = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+    absent = [name for name in (*needed, bias.format(0)) if name not in weights]
+    if absent:
+        raise ValueError(
+            f"{path.name} is no umT5 text encoder: {_describe(weights)} and has no '{absent[0]}'. "
+            f"{_advice()}"
+        )
+    for name in (*needed, bias.format(0)):
+        if weights[name].ndim != 2 or 0 in weights[name].shape:
+            raise ValueError(
+                f"{path.name}: '{name}' has shape {list(weights[name].shape)}, no matrix. "
+                f"{_advice()}"
+            )
+    layers = _count_blocks(path, weights)
+    if layers > 1 and bias.format(1) not in weights:
+        raise ValueError(
+            f"{path.name} is a T5 or mT5 encoder, not a umT5: only its first block has a "
+            f"'relative_attention_bias', umT5 has one in every block. {_advice()}"
+        )
+    embedding, query, gate = (weights[name] for name in needed)
+    heads = weights[bias.format(0)].shape[1]
+    return TextEncoderSizes(
+        d_model=embedding.shape[1],
+        d_ff=gate.shape[0],
+        d_kv=query.shape[0] // heads,
+        num_heads=heads,
+        num_layers=layers,
+        vocab_size=embedding.shape[0],
+    )
+
+
+def _count_blocks(path: Path, weights: dict[str, Tensor]) -> int:
+    """Count the blocks, whose numbers go on from 0; a number alone must not make an encoder of that
+    many.
+    """
+    numbered = re.compile(r"encoder\.block\.([0-9]{1,9})\.")
+    found = {int(match[1]) for name in weights if (match := numbered.match(name))}
+    absent = next(index for index in range(len(found) + 1) if index not in found)
+    if absent < len(found):
+        raise ValueError(
+            f"{path.name} is an incomplete umT5 encoder: it has 'encoder.block.{max(found)}' but "
+            f"no 'encoder.block.{absent}'. {_advice()}"
+        )
+    return len(found)
+
+
+def _describe(weights: dict[str, Tensor]) -> str:
+    for part, kind in OTHER_KINDS:
+        if any(part in name for name in weights):
+            return f"it looks like {kind}"
+    return f"it begins with '{min(weights)}'" if weights else "it holds a tokenizer alone"
+
+
+def _advice() -> str:
+    return f"Put {RIGHT_FILE} into models/text_encoders and choose it here."
+
+
+def _shapes(sizes: TextEncoderSizes) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all weights of a umT5 encoder."""
+    model, inner = sizes.d_model, sizes.d_kv * sizes.num_heads
+    shapes: dict[str, tuple[int, ...]] = {
+        "shared.weight": (sizes.vocab_size, model),
+        "encoder.final_layer_norm.weight": (model,),
+    }
+    for index in range(sizes.num_layers):
+        attention, feed_forward = (f"encoder.block.{index}.layer.{layer}" for layer in (0, 1))
+        shapes |= {f"{attention}.SelfAttention.{name}.weight": (inner, model) for name in "qkv"}
+        shapes[f"{attention}.SelfAttention.o.weight"] = (model, inner)
+        shapes[f"{attention}.SelfAttention.relative_attention_bias.weight"] = (32, sizes.num_heads)
+        shapes |= {
+            f"{feed_forward}.DenseReluDense.{name}.weight": (sizes.d_ff, model)
+            for name in ("wi_0", "wi_1")
+        }
+        shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (model, sizes.d_ff)
+        shapes |= {f"{layer}.layer_norm.weight": (model,) for layer in (attention, feed_forward)}
+    return shapes
+
+
+def _check_complete(path: Path, weights: dict[str, Tensor], sizes: TextEncoderSizes) -> None:
+    """Raise ValueError for the first weight that is absent or does not fit the others."""
+    for name, shape in _shapes(sizes).items():
+        if name not in weights:
+            raise ValueError(
+                f"{path.name} is an incomplete umT5 encoder: it has no '{name}'. {_advice()}"
+            )
+        if tuple(weights[name].shape) != shape:
+            found = list(weights[name].shape)
+            raise ValueError(
+                f"{path.name}: '{name}' has shape {found}, the rest of the file needs "
+                f"{list(shape)}."
+            )
+        if (
+            not weights[name].is_floating_point()
+            and name.removesuffix("weight") + "comfy_quant" not in weights
+        ):
+            raise ValueError(
+                f"{path.name}: '{name}' holds {weights[name].dtype}, not fractions. {_advice()}"
+            )
+
+
+def _find_tokenizer(
+    path: Path, vocab_size: int, files: Iterable[str | Path]
+) -> tuple[Path, Tensor]:
+    """Take the tokenizer of the first other umT5 file with the same vocabulary; only headers are
+    read on the way.
+    """
+    for other in map(Path, files):
+        if other.suffix.lower() not in SAFETENSORS:
+            continue
+        try:
+            check_header(other)
+            with safe_open(other, framework="pt") as opened:
+                if {"spiece_model", "shared.weight"} <= set(opened.keys()):
+                    rows = opened.get_slice("shared.weight").get_shape()[:1]
+                    if rows == [vocab_size]:
+                        return other, opened.get_tensor("spiece_model")
+        except (SafetensorError, ValueError, OSError):
+            continue  # a damaged neighbour is no reason to refuse this file
+    raise ValueError(
+        f"{path.name} holds no tokenizer, and no other file in models/text_encoders holds one for "
+        f"its {vocab_size} tokens. Also put {RIGHT_FILE} there: its tokenizer will be used."
+    )
+
+
+def _check_tokenizer(path: Path, spiece: Tensor, vocab_size: int) -> None:
+    pieces = _count_pieces(spiece)
+    if not pieces:
+        raise ValueError(
+            f"{path.name}: its 'spiece_model' is no sentencepiece model. Download the file again."
+        )
+    if pieces > vocab_size:
+        raise ValueError(
+            f"{path.name}: its tokenizer has {pieces} tokens, the encoder knows {vocab_size}. "
+            f"{_advice()}"
+        )
+
+
+def _count_pieces(spiece: Tensor) -> int:
+    """Return how many tokens a tokenizer has; none if it is no tokenizer."""
+    if spiece.dtype != torch.uint8 or not spiece.numel():
+        return 0
+    try:
+        return SentencePieceProcessor(model_proto=spiece.numpy().tobytes()).get_piece_size()
+    except RuntimeError:
+        return 0
+
+
+def _build(
+    weights: dict[str, Tensor],
+    sizes: TextEncoderSizes,
+    spiece: Tensor,
+    embedding_directory: list[str] | None,
+    disable_dynamic: bool,
+) -> comfy.sd.CLIP:
+    """Build the same object as ComfyUI's own loader does for type 'wan', at any size."""
+    options = {
+        "target": SimpleNamespace(
+            params={}, clip=te(**t5_xxl_detect(weights)), tokenizer=WanT5Tokenizer
+        ),
+        "embedding_directory": embedding_directory,
+        "tokenizer_data": {"spiece_model": spiece},
+        "parameters": comfy.utils.calculate_parameters(weights),
+        "model_options": {"umt5xxl_model_config": vars(sizes)},
+    }
+    if (
+        "state_dict" in inspect.signature(comfy.sd.CLIP).parameters
+    ):  # current releases load before they move to the GPU
+        return comfy.sd.CLIP(**options, state_dict=[weights], disable_dynamic=disable_dynamic)
+    clip = comfy.sd.CLIP(**options)
+    clip.load_sd(weights)
+    return clip

@@ -1,0 +1,231 @@
+"""Reads a weight file of any kind ComfyUI takes, and says in one sentence why one cannot be read."""
+
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import comfy.utils
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .safetensors_header import check_header
+
+SAFETENSORS = (".safetensors", ".sft")
+
+# What training and repackaging wrap weights in: Ovi's own checkpoints {"module": ...} or {"app":
+# {"model": ...}}.
+WRAPPERS = ("module", "app", "model", "state_dict", "generator")
+
+# A name more for a tensor costs no byte in a file, but may in memory; tied weights have two names,
+# not ten thousand.
+NAMES_OF_A_TENSOR = 4
+
+# How a lack of memory is told, also of the kind that a file mapped into it needs.
+MEMORY_WORDS = (
+    "out of memory",
+    "cannot allocate",
+    "can't allocate",
+    "paging file",
+    "os error 1455",
+)
+
+# What torch.load(weights_only=True) and the safetensors readers of the supported ComfyUI versions
+# raise on a bad file.
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    OSError,
+)
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a file's tensors by name and its metadata (empty for a pickle, which is never allowed
+    to run code).
+
+    A file that wraps its weights, such as {"module": {...}, "step": 9}, gives the wrapped ones.
+    Raises ValueError naming the file if it is no file, empty, another kind of file, damaged, or
+    holds anything but plain tensors by name.
+    """
+    path = Path(path)
+    _check_is_file(path)
+    _check_kind(path)
+    try:
+        if path.suffix.lower() in SAFETENSORS:
+            check_header(path)
+        else:
+            _check_zip(path)
+        loaded, metadata = comfy.utils.load_torch_file(
+            str(path), safe_load=True, return_metadata=True
+        )
+    except UNREADABLE as error:
+        raise ValueError(f"{path.name} cannot be read: {_reason(path, error)}") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(
+            f"{path.name} holds a {type(loaded).__name__}, not weights by name. Check which file "
+            "this is."
+        )
+    tensors = find_tensors(loaded)
+    if not tensors:
+        names = ", ".join(f"'{name}'" for name in list(loaded)[:3]) or "nothing"
+        raise ValueError(
+            f"{path.name} holds no tensors by name, but {names[:120]}. Check which file this is."
+        )
+    _check_tensors(path, tensors)
+    return {
+        name: x.detach() if x.requires_grad else x for name, x in tensors.items()
+    }, metadata or {}
+
+
+def without_prefix(name: str) -> str:
+    """Leave out what parallel training puts before a tensor's name, and what ComfyUI and others
+    save with.
+    """
+    return name.removeprefix("module.").removeprefix("model.").removeprefix("diffusion_model.")
+
+
+def find_undefined(tensors: dict[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with NaN or infinity in it."""
+    for name, tensor in tensors.items():
+        # PyTorch has no such test for fp8.
+        if not (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all():
+            return name
+    return None
+
+
+def _check_is_file(path: Path) -> None:
+    name = str(path)
+    if os.path.isdir(name):
+        raise ValueError(f"'{path.name}' is a folder; choose a file in it.")
+    if os.path.isfile(name):
+        return
+    if os.path.islink(name):
+        raise ValueError(
+            f"'{path.name}' is a link to a file that is not there; put the file in its place."
+        )
+    found = "is no ordinary file" if os.path.exists(name) else "is missing"
+    raise ValueError(f"'{path.name}' {found}; a weight file is needed here.")
+
+
+def _check_kind(path: Path) -> None:
+    """Raise ValueError if a file is empty or begins as no weight file that ComfyUI reads does."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {_reason(path, error)}") from error
+    if not head:
+        raise ValueError(f"{path.name} is empty (0 bytes). Download it again.")
+    is_safetensors = path.suffix.lower() in SAFETENSORS
+    if head.startswith(b"GGUF"):
+        raise ValueError(
+            f"{path.name} is a GGUF file. Load it with a GGUF loader node, 'Unet Loader (GGUF)'."
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path.name} is a Git LFS pointer of {path.stat().st_size} bytes, not the file it "
+            "stands for. Run 'git lfs pull' in its folder, or download the file itself."
+        )
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError(
+            f"{path.name} is a web page: the download brought a page about the file. Open the "
+            "file's page and use its download button; if it asks for an account, log in first."
+        )
+    if is_safetensors and head.startswith(b"PK\x03\x04"):
+        raise ValueError(
+            f"{path.name} is a PyTorch file under another name. Rename it to end in .pth."
+        )
+    if (
+        not is_safetensors
+        and head[8:9] == b"{"
+        and int.from_bytes(head[:8], "little") < path.stat().st_size
+    ):
+        raise ValueError(
+            f"{path.name} is a safetensors file under another name. Rename it to end in "
+            ".safetensors."
+        )
+
+
+def _check_zip(path: Path) -> None:
+    """Raise ValueError if a PyTorch file would grow when unpacked: PyTorch stores its records, and
+    compresses none.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # a file of PyTorch before 1.6
+    with zipfile.ZipFile(path) as records:
+        unpacked = sum(record.file_size for record in records.infolist())
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"it would unpack to {unpacked:,} bytes")
+
+
+def find_tensors(entries: dict, depth: int = 4) -> dict[str, Tensor]:
+    """Return the tensors by name within the wrappers, if these hold any, else those beside them."""
+    for wrapper in WRAPPERS:
+        # Not entries.get: a pickle may put attributes of its own in front of an OrderedDict's.
+        inner = dict.get(entries, wrapper)
+        if depth and isinstance(inner, dict) and (tensors := find_tensors(inner, depth - 1)):
+            return tensors
+    return {
+        name: x
+        for name, x in dict.items(entries)
+        if isinstance(name, str) and isinstance(x, Tensor)
+    }
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless each is an ordinary tensor in memory, and all together are no larger
+    than the file.
+    """
+    for name, tensor in tensors.items():
+        if (
+            tensor.layout != torch.strided
+            or tensor.is_nested
+            or tensor.is_quantized
+            or tensor.device.type != "cpu"
+        ):
+            raise ValueError(
+                f"{path.name}: '{name}' is no plain tensor. Take the file from its original source."
+            )
+    claimed, size = sum(tensor.nbytes for tensor in tensors.values()), path.stat().st_size
+    if claimed > NAMES_OF_A_TENSOR * size:
+        raise ValueError(
+            f"{path.name}: its tensors would take {claimed:,} bytes, the file has {size:,}. It was "
+            "made to fill the memory; take the file from its original source."
+        )
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError) and "unsupported global" in str(error).lower():
+        return (
+            "it holds Python objects besides tensors, which could run code, so it is refused. "
+            "Take the file from its original source, or a .safetensors version of it."
+        )
+    if isinstance(error, OSError | MemoryError) or any(
+        word in str(error).lower() for word in MEMORY_WORDS
+    ):
+        return (
+            f"the system says '{error}'. Check the file's permissions, the disk, and free memory."
+        )
+    if "mmap can only be used" in str(error):
+        return (
+            "a PyTorch before 1.6 saved it, in a form that cannot be mapped into memory. Load and "
+            "save it again with a current PyTorch, or start ComfyUI without --mmap-torch-files."
+        )
+    kind = "safetensors" if path.suffix.lower() in SAFETENSORS else "PyTorch"
+    return (
+        f"its {path.stat().st_size:,} bytes are no complete {kind} file ({type(error).__name__}: "
+        f"{str(error)[:120]}). It is damaged or was not downloaded to the end; download it again."
+    )

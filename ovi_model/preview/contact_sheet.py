@@ -1,0 +1,195 @@
+"""Draws frames of a clip evenly over its time, with the waveform of its sound beneath on the same
+time axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+SHOWN = 8
+CELL_WIDTH = 240
+CELL_GAP = 8
+MARGIN = 32
+WIDTH = 2 * MARGIN + SHOWN * CELL_WIDTH + (SHOWN - 1) * CELL_GAP
+LARGEST_FRAME_HEIGHT = 400
+HEADER_HEIGHT = 60
+TIME_HEIGHT = 40
+WAVE_HEIGHT = 200
+AXIS_HEIGHT = 44
+SPEECH_HEIGHT = 5
+SMOOTHING = 4
+BLOCK_SECONDS = 0.01
+
+BACKGROUND = "#15171c"
+PANEL = "#1d2027"
+TEXT = "#e8eaee"
+FAINT = "#8b919c"
+PEAK = "#2f7f86"
+LOUDNESS = "#6fe0d6"
+SPEECH = "#e0a030"
+SPEECH_PANEL = "#2e2a22"
+
+Spans = Sequence[tuple[float, float]]  # seconds, begin and end
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is heard. samples [L]: -1 to 1, channels averaged, empty without a sound; speech: where
+    somebody speaks.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+    channels: int = 1
+    speech: Spans = ()
+
+    @property
+    def seconds(self) -> float:
+        """Its length, 0 without one."""
+        return len(self.samples) / self.sample_rate if self.sample_rate else 0.0
+
+
+def shown(frames: int) -> list[int]:
+    """Return the numbers of the frames that a sheet shows: each is in the middle of its part of the
+    time.
+    """
+    return [min(int((cell + 0.5) / SHOWN * frames), frames - 1) for cell in range(SHOWN)]
+
+
+def fit(picture: Image.Image) -> Image.Image:
+    """Scale a frame to the width of its cell, or to the largest height if it is tall."""
+    scale = min(CELL_WIDTH / picture.width, LARGEST_FRAME_HEIGHT / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def draw_sheet(
+    title: str,
+    size: tuple[int, int],
+    frames: int,
+    fps: float,
+    pictures: list[Image.Image],
+    sound: Sound,
+) -> Image.Image:
+    """Return the whole sheet.
+
+    size: of a frame as it is, width and height in pixels; frames: of the clip; pictures: the frames
+    of shown(frames), fitted.
+    """
+    seconds = frames / fps
+    frames_bottom = HEADER_HEIGHT + pictures[0].height
+    wave_top = frames_bottom + TIME_HEIGHT
+    sheet = Image.new("RGB", (WIDTH, wave_top + WAVE_HEIGHT + AXIS_HEIGHT), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    _draw_header(
+        draw,
+        title,
+        [f"{size[0]} x {size[1]}", f"{frames} frames at {fps:g} fps", f"{seconds:.3f} s"],
+        sound,
+    )
+    span = WIDTH - 2 * MARGIN
+    sheet.paste(draw_wave(sound, seconds, (span, WAVE_HEIGHT)), (MARGIN, wave_top))
+    _draw_axis(draw, seconds, span, wave_top)
+    for cell, (index, picture) in enumerate(zip(shown(frames), pictures, strict=True)):
+        center = MARGIN + round((cell + 0.5) / SHOWN * span)
+        sheet.paste(
+            picture, (center - picture.width // 2, HEADER_HEIGHT), _rounded_mask(picture.size)
+        )
+        draw.line((center, wave_top - 7, center, wave_top - 1), FAINT)
+        draw.text((center, frames_bottom + 18), f"{index / fps:.2f} s", TEXT, font(17), anchor="mm")
+    return sheet
+
+
+def _draw_header(draw: ImageDraw.ImageDraw, title: str, facts: list[str], sound: Sound) -> None:
+    """Write what the clip is above its frames."""
+    channels = {1: "mono", 2: "stereo"}.get(sound.channels, f"{sound.channels} channels")
+    if sound.sample_rate:
+        facts = [
+            *facts,
+            f"sound {sound.sample_rate / 1000:g} kHz {channels}, {sound.seconds:.3f} s",
+        ]
+    draw.text((MARGIN, HEADER_HEIGHT / 2), title, TEXT, font(20), anchor="lm")
+    draw.text(
+        (WIDTH - MARGIN, HEADER_HEIGHT / 2), "   |   ".join(facts), FAINT, font(17), anchor="rm"
+    )
+
+
+def draw_wave(sound: Sound, seconds: float, size: tuple[int, int]) -> Image.Image:
+    """Return the waveform over so many seconds in so many pixels: peaks, and over them the loudness
+    (root mean square).
+
+    Speech has a background and a line of its own colour above. All is drawn larger, so that it is
+    smooth.
+    """
+    large = Image.new("RGB", (size[0] * SMOOTHING, size[1] * SMOOTHING), PANEL)
+    draw = ImageDraw.Draw(large)
+    middle = large.height / 2
+    if not sound.samples.size:
+        draw.text((large.width / 2, middle), "no sound", FAINT, font(17 * SMOOTHING), anchor="mm")
+        return large.resize(size, Image.Resampling.LANCZOS)
+    for span in sound.speech:
+        left, right = (time / seconds * large.width for time in span)
+        draw.rectangle((left, 0, right, large.height), SPEECH_PANEL)
+        draw.rectangle((left, 0, right, SPEECH_HEIGHT * SMOOTHING), SPEECH)
+    blocks = _blocks(sound)
+    columns = (np.arange(len(blocks)) + 0.5) * BLOCK_SECONDS / seconds * large.width
+    reach = middle * 0.92 / max(float(np.abs(blocks).max()), 1e-3)
+    loudness = np.sqrt((blocks**2).mean(axis=1))
+    _fill_between(
+        draw,
+        columns,
+        middle - reach * blocks.max(axis=1),
+        middle - reach * blocks.min(axis=1),
+        PEAK,
+    )
+    _fill_between(draw, columns, middle - reach * loudness, middle + reach * loudness, LOUDNESS)
+    draw.line((0, middle, large.width, middle), LOUDNESS, SMOOTHING)
+    return large.resize(size, Image.Resampling.LANCZOS)
+
+
+def _blocks(sound: Sound) -> np.ndarray:
+    """Return the sound cut into short blocks [blocks, samples], the last one filled up with
+    silence.
+    """
+    length = max(1, round(BLOCK_SECONDS * sound.sample_rate))
+    return np.pad(sound.samples, (0, -len(sound.samples) % length)).reshape(-1, length)
+
+
+def _fill_between(
+    draw: ImageDraw.ImageDraw,
+    columns: np.ndarray,
+    upper: np.ndarray,
+    lower: np.ndarray,
+    colour: str,
+) -> None:
+    """Fill the area between two curves over the same columns."""
+    there = np.stack([columns, upper], axis=1)
+    back = np.stack([columns, lower], axis=1)[::-1]
+    draw.polygon(np.concatenate([there, back]).ravel().tolist(), colour)
+
+
+def _draw_axis(draw: ImageDraw.ImageDraw, seconds: float, span: int, wave_top: int) -> None:
+    """Draw ticks at round times under the waveform."""
+    step = next((step for step in (0.1, 0.25, 0.5, 1, 2, 5, 10) if seconds / step <= 12), 30)
+    bottom = wave_top + WAVE_HEIGHT
+    for tick in range(int(seconds / step + 1e-6) + 1):
+        place = MARGIN + round(tick * step / seconds * span)
+        draw.line((place, bottom, place, bottom + 7), FAINT)
+        draw.text((place, bottom + 22), f"{tick * step:g} s", FAINT, font(15), anchor="mm")
+
+
+def _rounded_mask(size: tuple[int, int], radius: int = 6) -> Image.Image:
+    """Return a mask with smooth round corners."""
+    large = Image.new("L", (size[0] * SMOOTHING, size[1] * SMOOTHING), 0)
+    box = (0, 0, large.width - 1, large.height - 1)
+    ImageDraw.Draw(large).rounded_rectangle(box, radius * SMOOTHING, fill=255)
+    return large.resize(size, Image.Resampling.LANCZOS)
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, which is there on every machine."""
+    return ImageFont.load_default(size=size)
