@@ -120,7 +120,7 @@ def load(files: dict[str, Path], width: int, height: int, length: int, steps: in
 
 
 def with_cache(model, name: str, threshold: float):
-    """Return a copy of a MODEL behind core's node of that name, its other inputs at their defaults."""
+    """Return a copy of a MODEL behind core's node of that name, else with its defaults."""
     from comfy_extras import nodes_easycache
 
     node = getattr(nodes_easycache, f"{name}Node")

@@ -27,9 +27,9 @@ class Clip:
 
     def shapes(self, batch: int = 1) -> list[tuple[int, ...]]:
         """Shapes of the latents, the video's first."""
-        from comfyui_ovi.ovi_model.latent.geometry import audio_steps, video_cells
+        from comfyui_ovi.ovi_model.latent.geometry import audio_steps, latent_frames
 
-        cells = video_cells(self.frames)
+        cells = latent_frames(self.frames)
         return [
             (batch, 48, cells, self.height // 16, self.width // 16),
             (batch, 20, self.steps or audio_steps(cells)),

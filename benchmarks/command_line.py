@@ -22,7 +22,8 @@ def positive(text: str) -> int:
 def machine() -> str:
     """What everything ran on: the card if there is one, else the processor, and torch."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
-    return f"{name}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    return f"{name}, {os.cpu_count()} CPU cores, {threads} threads, torch {torch.__version__}"
 
 
 def processor() -> str:

@@ -59,7 +59,7 @@ def print_video_memory() -> None:
     from comfy.ldm.wan.vae2_2 import WanVAE
     from comfyui_ovi.ovi_model.decode.streaming import bytes_held, decode_streaming
     from comfyui_ovi.ovi_model.decode.tiles import least_work
-    from comfyui_ovi.ovi_model.latent.geometry import video_cells
+    from comfyui_ovi.ovi_model.latent.geometry import latent_frames
 
     model = on_meta(lambda: WanVAE(dim=8, dec_dim=256, **WAN), torch.bfloat16)
     model.decoder.middle[
@@ -73,10 +73,10 @@ def print_video_memory() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     for width, height, seconds in CLIPS:
-        rows, columns, steps = height // 16, width // 16, video_cells(24 * seconds + 1)
+        rows, columns, steps = height // 16, width // 16, latent_frames(24 * seconds + 1)
         latent = torch.zeros(1, 48, steps, rows, columns, dtype=torch.bfloat16, device="meta")
         grid = least_work(rows, columns, lambda *sides: max(sides) <= 32)
-        tile = latent[..., : grid.rows.tile, : grid.columns.tile]
+        tile = latent[..., : grid.height.tile, : grid.width.tile]
         streamed = [
             count(decode_streaming, model, part, lambda _: None, ()) for part in (latent, tile)
         ]
@@ -102,7 +102,9 @@ def print_sound_memory() -> None:
 
     model = on_meta(lambda: SizedAutoencoder(384, 1536))
     model.vae.decoder.mid.attn_1.optimized_attention = pytorch_attention
-    print(f"\nContext of a piece: {audio.reach(model.vocoder)} mel frames on each side.\n")
+    print(
+        f"\nContext of a piece: {audio.receptive_field(model.vocoder)} mel frames on each side.\n"
+    )
     print("| sound, float32 | VAE, MiB | vocoder in one piece | vocoder in pieces |")
     print("|---|---|---|---|")
     for seconds in SECONDS_OF_SOUND:

@@ -203,7 +203,7 @@ def run(server: Server, prompt: dict, limit: float) -> Timing:
 
 
 def make_models(options: argparse.Namespace, base: Path) -> tuple[str, ...]:
-    """Make the small checkpoints, or have the server read the given folder; flags for the server."""
+    """Make the small checkpoints, or have the server read a folder; return flags for the server."""
     if not options.models:
         write_small_files(options.comfyui, base / "models")
         return ()
@@ -241,7 +241,7 @@ def middle(timings: list[Timing], stage: str) -> float:
 
 
 def print_table(columns: dict[str, list[Timing]]) -> None:
-    """Print seconds and shares of each stage, then time of a step and memory; medians of all runs."""
+    """Print medians of all runs: seconds and shares of each stage, time of a step, memory."""
     shown = [columns["cold"], columns["warm"]]
     totals = [statistics.median(timing.total for timing in timings) for timings in shown]
     print("| stage | cold s | share | warm s | share |")

@@ -112,7 +112,7 @@ def count(case: Case) -> int:
 
 
 def make_patcher(configs: tuple, weights: torch.dtype, device: torch.device, weights_there: bool):
-    """Return a ModelPatcher of random weights, made where they stay: on the device, or beside it."""
+    """Return a ModelPatcher of random weights, made where they stay: on the device or beside it."""
     import comfy.model_patcher
     from comfyui_ovi.ovi_model.family import IMAGE_MODEL, OviConfig
 

@@ -53,7 +53,7 @@ def use_kernels() -> None:
                 f"This ComfyUI has no kernel '{name}': leave --kernels out, or take a newer "
                 "ComfyUI."
             )
-    fused_ops.FUSED_NORM, fused_ops.FUSED_ROTATION = library.adaln, library.apply_rope1
+    fused_ops.FUSED_NORM, fused_ops.FUSED_ROPE = library.adaln, library.apply_rope1
 
 
 def count_reference(checkout: Path, clip: Clip, batch: int) -> CountTraffic:
@@ -89,7 +89,7 @@ def rows(counts: list[CountTraffic]) -> list[list]:
 
 
 def print_table(clip: str, batch: int, counts: list[CountTraffic]) -> None:
-    """Print gigabytes and launches of our forward, of the reference's if counted, and their ratios."""
+    """Print gigabytes and launches of our forward, of the reference's if counted, and ratios."""
     import comfyui_version
 
     print(

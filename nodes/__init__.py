@@ -2,7 +2,6 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .attention import OviAttention
 from .decode import OviDecode
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
 from .load import (
@@ -13,7 +12,7 @@ from .load import (
     OviTextEncoderLoader,
 )
 from .preview import OviPreview
-from .sampling import OviGuidance, OviSamplerUniPC, OviScheduler
+from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
 from .text import OviTextEncode
 from .video import OviSaveVideo
 

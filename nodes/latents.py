@@ -53,7 +53,10 @@ class OviLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         def side(name: str, says: str) -> io.Int.Input:
-            how = f"{says} in pixels, a multiple of 32. Trained at an area of 960 x 960 (1.1) or 720 x 720 (1.0)."
+            how = (
+                f"{says} in pixels, a multiple of 32. Trained at an area of 960 x 960 (1.1) or "
+                "720 x 720 (1.0)."
+            )
             return io.Int.Input(name, default=960, min=32, max=8192, step=32, tooltip=how)
 
         return io.Schema(

@@ -71,7 +71,10 @@ class OviLoraLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         def strength(name: str, what: str) -> io.Float.Input:
-            how = f"How strongly the LoRA changes {what}, -100 to 100. 0: not at all, 1: as it was trained."
+            how = (
+                f"How strongly the LoRA changes {what}, -100 to 100. 0: not at all, 1: as it was "
+                "trained."
+            )
             return io.Float.Input(name, default=1.0, min=-100.0, max=100.0, step=0.01, tooltip=how)
 
         return io.Schema(

@@ -5,15 +5,15 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ..ovi_model.preview.contact_sheet import Sound, Spans, draw_sheet, fit, shown
+from ..ovi_model.preview.contact_sheet import Sound, Spans, draw_sheet, fit, frames_on_sheet
 from ..ovi_model.preview.speech import find_speech
 from ..ovi_model.save.mux import Clip, split_clips
 
-TOLD = 8  # times of speech in the title
+MAX_SPANS = 8  # of speech in the title
 
 
 class OviPreview(io.ComfyNode):
-    """Frames and their sound to a contact sheet, shown in the node."""
+    """Frames and their sound to a contact sheet, frames_on_sheet in the node."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -63,7 +63,7 @@ class OviPreview(io.ComfyNode):
 def _sheet(clip: Clip) -> Tensor:
     """The sheet of one clip [H, W, 3], 0 to 1; its title tells when somebody speaks."""
     frames, height, width = clip.frames.shape[:3]
-    pictures = [_picture(clip.frames[index]) for index in shown(frames)]
+    pictures = [_picture(clip.frames[index]) for index in frames_on_sheet(frames)]
     sound, title = Sound(torch.zeros(0).numpy(), 0), ""
     if clip.waveform is not None:
         waveform = clip.waveform.float().cpu().nan_to_num()
@@ -83,8 +83,8 @@ def _tell(speech: Spans) -> str:
     """When somebody speaks, in a line that leaves room for the facts beside it."""
     if not speech:
         return "no speech found"
-    spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in speech[:TOLD])
-    return f"speech {spans}{' and so on' if len(speech) > TOLD else ''}"
+    spans = ", ".join(f"{start:.1f} to {end:.1f} s" for start, end in speech[:MAX_SPANS])
+    return f"speech {spans}{' and so on' if len(speech) > MAX_SPANS else ''}"
 
 
 def _picture(frame: Tensor) -> Image.Image:

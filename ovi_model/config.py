@@ -17,12 +17,12 @@ AUDIO_CHANNELS = 20
 FRAME_RATE = 24
 SAMPLE_RATE = 16000
 
-# Pixels and frames per cell of the Wan 2.2 video latent; the model's own patches are 2 x 2 cells.
-PIXELS_PER_CELL = 16
-FRAMES_PER_CELL = 4
+# Pixels and frames for one of the Wan 2.2 video latent; the model's patches are 2 x 2 of these.
+SPATIAL_COMPRESSION = 16
+TEMPORAL_COMPRESSION = 4
 PIXEL_STEP = 32
 
-# A 5 s clip has 31 video cells in time, so 30 intervals between them, and 157 audio steps.
+# A 5 s clip has 31 latent frames, so 30 intervals between them, and 157 audio steps.
 AUDIO_STEPS_PER_INTERVAL = 157 / 30
 
 # Audio positions times this are video positions: both towers turn on one clock.
@@ -31,7 +31,7 @@ AUDIO_ROPE_SCALE = 0.19676
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Sizes of one diffusion transformer, all of them readable from its weights but the last two."""
+    """Sizes of one diffusion transformer; all but the last two can be read from its weights."""
 
     dim: int
     ffn_dim: int
@@ -51,7 +51,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class VideoTowerConfig(TowerConfig):
-    """The tower of Wan 2.2 TI2V-5B; `patch_size` is (frames, rows, columns) in latent cells."""
+    """The tower of Wan 2.2 TI2V-5B; `patch_size` is (frames, height, width) in the latent."""
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
 

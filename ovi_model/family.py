@@ -137,7 +137,7 @@ class OviBase(comfy.model_base.BaseModel):
     def map_context_window_to_modalities(
         self, primary_indices: list[int], latent_shapes, dim: int
     ) -> list[list[int]]:
-        """Give each video window the steps of sound that last from its cells to the next ones."""
+        """Give each video window the steps of sound that last from its frames to the next ones."""
         if len(latent_shapes) < 2:
             return [primary_indices]
         total = latent_shapes[1][dim]

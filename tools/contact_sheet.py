@@ -65,7 +65,7 @@ def read_sound(path: Path) -> tuple[contact_sheet.Sound, int]:
 def draw_sheet(clip: Clip) -> Image.Image:
     """Return the sheet of a clip."""
     frames = len(clip.pictures)
-    pictures = [clip.pictures[index] for index in contact_sheet.shown(frames)]
+    pictures = [clip.pictures[index] for index in contact_sheet.frames_on_sheet(frames)]
     return contact_sheet.draw_sheet(
         clip.path.name, clip.size, frames, clip.frames_per_second, pictures, clip.sound
     )

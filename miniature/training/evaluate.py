@@ -38,7 +38,7 @@ from comfyui_ovi.miniature.training.judge import Verdict, judge  # noqa: E402
 
 FIRST_SEED = 20_000_000  # of the world's clips; training has seeds below 10 million
 STRIDE = 10  # takes things, colours, counts and pitches in turn, as it has no divisor in common with their number
-SHOWN = 8
+CLIPS_IN_PICTURE = 8
 FIGURES, PICTURE = "figures.json", "clips.png"
 
 Source = Callable[
@@ -100,7 +100,7 @@ def write(
     text = json.dumps({"settings": settings, "figures": _finite(found), "clips": clips}, indent=1)
     (folder / f"{FIGURES}.part").write_text(text + "\n", encoding="utf-8")
     (folder / f"{FIGURES}.part").replace(folder / FIGURES)
-    plots.draw_clips(judged[:SHOWN]).save(folder / f"{PICTURE}.part", format="PNG")
+    plots.draw_clips(judged[:CLIPS_IN_PICTURE]).save(folder / f"{PICTURE}.part", format="PNG")
     (folder / f"{PICTURE}.part").replace(folder / PICTURE)
 
 

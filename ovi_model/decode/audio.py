@@ -1,6 +1,4 @@
-"""Audio latents to sound: core's VAE, then its vocoder in pieces of bounded memory, each with all
-that it depends on.
-"""
+"""Audio latents to sound: core's VAE, then its vocoder in chunks, each with its receptive field."""
 
 from __future__ import annotations
 
@@ -18,9 +16,9 @@ from ..config import AUDIO_CHANNELS
 from ..core_facts import on_device
 
 MEL_FRAMES_PER_STEP = 2
-# Mel frames, 62.5 a second: pieces of up to half a minute. The released vocoder holds 240 KiB for
-# each, 460 MiB in all.
-LONGEST = 1875
+# Mel frames, 62.5 a second: half a minute. The released vocoder holds 240 KiB for each, 460 MiB in
+# all.
+MAX_CHUNK = 1875
 
 
 @torch.no_grad()
@@ -29,9 +27,9 @@ def decode_16k(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
     """Return the sound [B, 1, 512 L] of latents [B, 20, L] at 16 kHz, as the vocoder makes it.
 
     ComfyUI's own decode resamples the same sound to 44.1 kHz. The VAE's attention spans the clip,
-    so it runs in one piece, at 2.5 MiB a second; the vocoder, at 15 MiB a second, runs in several.
+    so it runs at once, at 2.5 MiB a second; the vocoder, at 15 MiB a second, runs in chunks.
     """
-    steps = min(latents.shape[-1], LONGEST // MEL_FRAMES_PER_STEP)
+    steps = min(latents.shape[-1], MAX_CHUNK // MEL_FRAMES_PER_STEP)
     memory = vae.memory_used_decode((1, AUDIO_CHANNELS, steps), vae.vae_dtype)
     comfy.model_management.load_models_gpu(
         [vae.patcher], memory_required=memory, force_full_load=vae.disable_offload
@@ -46,59 +44,52 @@ def decode_16k(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
 
 
 def vocode(vocoder: BigVGANVocoder, mel: Tensor, device: torch.device) -> Tensor:
-    """Return the sound [1, 1, 256 N] of mel bands [1, 80, N], on a device, as the vocoder makes it
-    of them at once.
-    """
-    context = reach(vocoder)
-    pieces = list(split(mel.shape[-1], LONGEST))
-    bar = ProgressBar(len(pieces))
+    """Return the sound [1, 1, 256 N] of mel bands [1, 80, N], on a device; as if made at once."""
+    context = receptive_field(vocoder)
+    chunks = list(split(mel.shape[-1], MAX_CHUNK))
+    bar = ProgressBar(len(chunks))
     sounds = []
-    for start, stop in pieces:
+    for start, stop in chunks:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        first, last = max(0, start - context), stop + context
-        sound = vocoder(mel[..., first:last])
-        samples = sound.shape[-1] // mel[..., first:last].shape[-1]
-        sounds.append(
-            sound[..., (start - first) * samples :][..., : (stop - start) * samples]
-            .float()
-            .to(device)
-        )
+        first = max(0, start - context)
+        given = mel[..., first : stop + context]
+        sound = vocoder(given)
+        samples = sound.shape[-1] // given.shape[-1]
+        own = sound[..., (start - first) * samples : (stop - first) * samples]
+        sounds.append(own.float().to(device))
         bar.update(1)
     return torch.cat(sounds, dim=-1)
 
 
 def split(length: int, longest: int) -> Iterator[tuple[int, int]]:
-    """Yield starts and stops of the fewest equal pieces, none longer than the longest."""
+    """Yield starts and stops of the fewest equal chunks, none longer than the longest."""
     count = -(-length // longest)
-    for piece in range(count):
-        yield piece * length // count, (piece + 1) * length // count
+    for chunk in range(count):
+        yield chunk * length // count, (chunk + 1) * length // count
 
 
-def reach(vocoder: BigVGANVocoder) -> int:
-    """Return how many mel frames away a mel frame still has a part in a sample: the sum of what its
-    layers look aside.
+def receptive_field(vocoder: BigVGANVocoder) -> int:
+    """Return on how many mel frames to each side of its own a sample depends.
 
-    Walks from the samples back to the mel bands, from layer to layer in steps of their input.
+    Walks from the samples back to the mel bands, and counts in steps of each layer's input.
     """
-    steps = _reach_of(vocoder.conv_post) + _reach_of(vocoder.activation_post)
+    steps = _field_of(vocoder.conv_post) + _field_of(vocoder.activation_post)
     kernels = vocoder.num_kernels
     for number in reversed(range(vocoder.num_upsamples)):
         blocks = vocoder.resblocks[number * kernels : (number + 1) * kernels]
-        steps += max(_reach_of(block) for block in blocks)
-        (up,) = vocoder.ups[number]
-        # The last input with a part in a sample so many steps away.
-        steps = (steps + up.kernel_size[0] - 1 - up.padding[0]) // up.stride[0]
-    return steps + _reach_of(vocoder.conv_pre)
+        steps += max(_field_of(block) for block in blocks)
+        (upsample,) = vocoder.ups[number]
+        kernel, stride = upsample.kernel_size[0], upsample.stride[0]
+        steps = (steps + kernel - 1 - upsample.padding[0]) // stride
+    return steps + _field_of(vocoder.conv_pre)
 
 
-def _reach_of(layers: nn.Module) -> int:
-    """Sum over convolutions and anti-aliased activations, which lie one behind the other; all keep
-    the length.
-    """
+def _field_of(layers: nn.Module) -> int:
+    """The same of convolutions and anti-aliased activations in a row, which keep the length."""
     if isinstance(layers, nn.Conv1d):
         return layers.dilation[0] * (layers.kernel_size[0] - 1) // 2
     if isinstance(layers, Activation1d):
-        # Up to two steps a step, there and back through a filter each.
+        # Up to twice the rate and back, through a filter each.
         filters = layers.upsample.kernel_size + layers.downsample.lowpass.kernel_size
         return (filters - 2) // (2 * layers.up_ratio)
-    return sum(_reach_of(layer) for layer in layers.children())
+    return sum(_field_of(layer) for layer in layers.children())

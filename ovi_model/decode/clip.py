@@ -55,7 +55,7 @@ def _clips(latent: dict) -> tuple[Tensor, Tensor]:
 
 
 def _check_finite(video: Tensor, audio: Tensor) -> None:
-    """Raise ValueError for the black picture and the noise that a failed sampling would decode to."""
+    """Raise ValueError for what a failed sampling would decode to: a black picture, or noise."""
     failed = [
         name for name, stream in (("video", video), ("audio", audio)) if not stream.isfinite().all()
     ]

@@ -19,9 +19,9 @@ FRAMES_HELD = 34
 # Not counted: a convolution may bring what it reads and writes into another order, 6 and half of 4.
 # And 5 % to spare.
 FRAMES_INSIDE = 10
-# Positions of a cell in that block, each of two by two pixels.
+# Positions for one latent pixel in that block, each of two by two pixels.
 POSITIONS = 64
-# The same for the middle layers, which have one position a cell; counted too.
+# The same for the middle layers, which have one position for each; counted too.
 MIDDLE_FRAMES_HELD = 24
 
 
@@ -30,30 +30,28 @@ def is_wan(model: nn.Module) -> bool:
     return isinstance(model, vae2_2.WanVAE)
 
 
-def bytes_held(model: nn.Module, tile_cells: int, picture_cells: int, dtype: torch.dtype) -> int:
-    """Return the bytes that decoding a picture in tiles takes besides weights and frames; cells: of
-    one step of time.
+def bytes_held(model: nn.Module, tile_area: int, picture_area: int, dtype: torch.dtype) -> int:
+    """Return the bytes that decoding a picture in tiles takes besides weights and frames.
 
-    The middle layers see the whole picture, the others one tile.
+    Areas in latent pixels. The middle layers see the whole picture, the others one tile.
     """
     channels = model.decoder.conv1.out_channels
-    tile = (FRAMES_HELD + FRAMES_INSIDE) * POSITIONS * (channels // 2) * tile_cells
-    return max(tile, MIDDLE_FRAMES_HELD * channels * picture_cells) * dtype.itemsize
+    tile = (FRAMES_HELD + FRAMES_INSIDE) * POSITIONS * (channels // 2) * tile_area
+    return max(tile, MIDDLE_FRAMES_HELD * channels * picture_area) * dtype.itemsize
 
 
-def middle_bytes(model: nn.Module, cells: int, dtype: torch.dtype) -> int:
-    """Return the bytes of what middle_of keeps of a latent of so many cells, of all steps of time."""
-    return cells * model.decoder.conv1.out_channels * dtype.itemsize
+def middle_bytes(model: nn.Module, volume: int, dtype: torch.dtype) -> int:
+    """Return the bytes of what middle_of keeps of a latent; volume: of time, height and width."""
+    return volume * model.decoder.conv1.out_channels * dtype.itemsize
 
 
 def decode_streaming(
     model: nn.Module, latent: Tensor, add: Callable[[Tensor], None], known: Iterable[Tensor] = ()
 ) -> None:
-    """Decode a latent [1, 48, cells, h, w] and hand on the frames [1, 3, f, 16h, 16w] of each step
-    as they are made.
+    """Decode a latent [1, 48, F, h, w]; hand on the frames [1, 3, f, 16h, 16w] as they are made.
 
-    known: what the middle layers make of each step, to replace what they make of this latent alone;
-    or nothing.
+    known: what the middle layers make of each latent frame, to replace what they make of this
+    latent alone; or nothing.
     Raises RuntimeError if this version of ComfyUI decodes in another way.
     """
     replacements = list(known)

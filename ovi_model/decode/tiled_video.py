@@ -11,19 +11,18 @@ import torch
 from comfy.utils import ProgressBar
 from torch import Tensor
 
-from ..config import FRAMES_PER_CELL, PIXELS_PER_CELL
+from ..config import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from ..core_facts import on_device
 from ..log import log
 from .streaming import bytes_held, decode_streaming, is_wan, middle_bytes, middle_of
 from .tiles import Grid, least_work
 
-# Cells along each side of a tile of 512 pixels.
+# Latent pixels along each side of a tile of 512 pixels.
 USUAL_TILE = 32
 
 
 def decode_whole(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
-    """Return the frames [B, F, H, W, 3] of a latent [B, 48, cells, H/16, W/16], decoded in one
-    piece if that can be.
+    """Return the frames [B, 4F - 3, 16H, 16W, 3] of a latent [B, 48, F, H, W], decoded in one tile.
 
     Raises MemoryError, as all of these, if it runs out of memory even in the smallest tiles.
     """
@@ -57,7 +56,7 @@ def decode_largest(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
 def memory_required(vae: comfy.sd.VAE, shape: torch.Size, tile: tuple[int, int]) -> float:
     """Return the bytes that decoding a latent of a shape takes on the device, besides weights.
 
-    tile: its rows and columns, in cells.
+    tile: its height and width in the latent.
     """
     model, picture = vae.first_stage_model, shape[-2:]
     kept = math.prod(_frames_shape(shape)) * _frames_dtype(vae).itemsize
@@ -74,7 +73,7 @@ def _grid(video: Tensor, fits: Callable[[int, int], bool]) -> Grid:
 
 
 def _load(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> None:
-    needed = memory_required(vae, video.shape, (grid.rows.tile, grid.columns.tile))
+    needed = memory_required(vae, video.shape, (grid.height.tile, grid.width.tile))
     comfy.model_management.load_models_gpu(
         [vae.patcher], memory_required=needed, force_full_load=vae.disable_offload
     )
@@ -104,8 +103,8 @@ def _smaller(video: Tensor, grid: Grid) -> Grid:
     """Return a grid of at most half as large tiles, or the smallest; raise MemoryError if they were
     these.
     """
-    smaller = _grid(video, lambda rows, columns: rows * columns <= grid.area // 2)
-    width, height = grid.columns.tile * PIXELS_PER_CELL, grid.rows.tile * PIXELS_PER_CELL
+    smaller = _grid(video, lambda height, width: height * width <= grid.area // 2)
+    width, height = (axis.tile * SPATIAL_COMPRESSION for axis in (grid.width, grid.height))
     if smaller.area >= grid.area:
         raise MemoryError(
             f"Ovi Decode ran out of memory even in tiles of {width} x {height} pixels, the "
@@ -131,31 +130,32 @@ def _decode_tiles(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> Tensor:
 def _decode_clip(
     vae: comfy.sd.VAE, latent: Tensor, grid: Grid, picture: Tensor, bar: ProgressBar
 ) -> None:
-    """Add the frames of a latent [1, 48, cells, h, w] to a black picture [F, 16h, 16w, 3]."""
+    """Add the frames of a latent [1, 48, F, H, W] to a black picture [4F - 3, 16H, 16W, 3]."""
     model = vae.first_stage_model
     streams = is_wan(model)
     middle = middle_of(model, latent, picture.device) if streams and len(grid) > 1 else []
-    for rows, columns, shares in grid.places():
-        tile = latent[..., rows, columns]
-        add = _adder(vae, picture[:, _pixels(rows), _pixels(columns)], shares, bar)
+    for down, across, mask in grid.tiles():
+        tile = latent[..., down, across]
+        add = _adder(vae, picture[:, _pixels(down), _pixels(across)], mask, bar)
         if streams:
-            decode_streaming(model, tile, add, (step[..., rows, columns] for step in middle))
+            decode_streaming(model, tile, add, (step[..., down, across] for step in middle))
         else:
             add(model.decode(tile))
 
 
 def _adder(
-    vae: comfy.sd.VAE, place: Tensor, shares: Tensor, bar: ProgressBar
+    vae: comfy.sd.VAE, place: Tensor, mask: Tensor, bar: ProgressBar
 ) -> Callable[[Tensor], None]:
-    """Return what adds the next frames [1, 3, f, h, w] of a tile, by its shares, to its place [F,
-    h, w, 3].
+    """Return what adds the next frames [1, 3, f, h, w] of a tile to its place [F, h, w, 3].
+
+    mask: how much of the tile shows, [h, w, 1].
     """
     made = 0
 
     def add(part: Tensor) -> None:
         nonlocal made
         comfy.model_management.throw_exception_if_processing_interrupted()
-        shown = vae.process_output(part.to(place.dtype)).movedim(1, -1)[0] * shares.to(part.device)
+        shown = vae.process_output(part.to(place.dtype)).movedim(1, -1)[0] * mask.to(part.device)
         place[made : made + len(shown)] += shown.to(place.device)
         made += len(shown)
         bar.update(len(shown))
@@ -163,19 +163,15 @@ def _adder(
     return add
 
 
-def _pixels(cells: slice) -> slice:
-    return slice(cells.start * PIXELS_PER_CELL, cells.stop * PIXELS_PER_CELL)
+def _pixels(latent_pixels: slice) -> slice:
+    start, stop = latent_pixels.start, latent_pixels.stop
+    return slice(start * SPATIAL_COMPRESSION, stop * SPATIAL_COMPRESSION)
 
 
 def _frames_shape(shape: torch.Size) -> tuple[int, ...]:
-    clips, _, cells, rows, columns = shape
-    return (
-        clips,
-        (cells - 1) * FRAMES_PER_CELL + 1,
-        rows * PIXELS_PER_CELL,
-        columns * PIXELS_PER_CELL,
-        3,
-    )
+    batch, _, time, height, width = shape
+    frames = (time - 1) * TEMPORAL_COMPRESSION + 1
+    return batch, frames, height * SPATIAL_COMPRESSION, width * SPATIAL_COMPRESSION, 3
 
 
 def _frames_dtype(vae: comfy.sd.VAE) -> torch.dtype:

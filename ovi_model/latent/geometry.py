@@ -1,4 +1,4 @@
-"""Lengths and sizes: pixels and frames of a clip to cells and steps of its latents, and back."""
+"""Lengths and sizes: pixels and frames of a clip to frames and steps of its latents, and back."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from ..config import (
     AUDIO_CHANNELS,
     AUDIO_STEPS_PER_INTERVAL,
     FRAME_RATE,
-    FRAMES_PER_CELL,
     PIXEL_STEP,
-    PIXELS_PER_CELL,
     SAMPLE_RATE,
+    SPATIAL_COMPRESSION,
+    TEMPORAL_COMPRESSION,
     VIDEO_CHANNELS,
 )
 
 
-def video_cells(frames: int) -> int:
-    """Frames of a clip (4n + 1) -> cells in time of its video latent."""
-    return (frames - 1) // FRAMES_PER_CELL + 1
+def latent_frames(frames: int) -> int:
+    """Frames of a clip (4n + 1) -> frames of its video latent."""
+    return (frames - 1) // TEMPORAL_COMPRESSION + 1
 
 
-def audio_steps(cells: int) -> int:
-    """Cells in time of a video latent -> steps of the audio latent that lasts as long; 31 -> 157,
-    61 -> 314.
-    """
-    return max(1, round((cells - 1) * AUDIO_STEPS_PER_INTERVAL))
+def audio_steps(latent_frames: int) -> int:
+    """Latent frames -> steps of the audio latent that lasts as long; 31 -> 157, 61 -> 314."""
+    return max(1, round((latent_frames - 1) * AUDIO_STEPS_PER_INTERVAL))
 
 
 def video_samples(frames: int) -> int:
@@ -46,8 +44,8 @@ def check_size(width: int, height: int, frames: int) -> None:
             raise ValueError(
                 f"The {name} is {pixels} pixels; it must be a multiple of {PIXEL_STEP}: {nearest}."
             )
-    if frames < 1 or (frames - 1) % FRAMES_PER_CELL:
-        nearest = _nearest(frames, FRAMES_PER_CELL, 1)
+    if frames < 1 or (frames - 1) % TEMPORAL_COMPRESSION:
+        nearest = _nearest(frames, TEMPORAL_COMPRESSION, 1)
         raise ValueError(f"The length is {frames} frames; it must be 4n + 1: {nearest}.")
 
 
@@ -64,25 +62,26 @@ def size_for_area(width: int, height: int, area: int) -> tuple[int, int]:
     Source: character-ai/Ovi, ovi/utils/processing_utils.py, preprocess_image_tensor.
     """
     proportion = width / height
+    # In patches, of 32 x 32 pixels.
     middle = round(math.sqrt(max(1, area // PIXEL_STEP**2) / proportion))
-    candidates = [
-        (round(rows * proportion), rows) for rows in range(max(1, middle - 3), middle + 4)
-    ]
+    heights = range(max(1, middle - 3), middle + 4)
+    candidates = [(round(patches * proportion), patches) for patches in heights]
     scale = math.sqrt(area / (width * height)) / PIXEL_STEP
     candidates.append((round(width * scale), round(height * scale)))
     sizes = [
-        (max(1, columns) * PIXEL_STEP, max(1, rows) * PIXEL_STEP) for columns, rows in candidates
+        (max(1, across) * PIXEL_STEP, max(1, down) * PIXEL_STEP) for across, down in candidates
     ]
     return min(
-        sizes, key=lambda size: (abs(size[0] * size[1] - area), abs(size[0] / size[1] - proportion))
+        sizes,
+        key=lambda size: (abs(size[0] * size[1] - area), abs(size[0] / size[1] - proportion)),
     )
 
 
 def empty_latents(
     width: int, height: int, frames: int, batch_size: int, device
 ) -> tuple[Tensor, Tensor]:
-    """Return zeros: video [B, 48, cells, H / 16, W / 16] and audio [B, 20, steps]."""
-    cells = video_cells(frames)
-    rows, columns = height // PIXELS_PER_CELL, width // PIXELS_PER_CELL
-    video = torch.zeros(batch_size, VIDEO_CHANNELS, cells, rows, columns, device=device)
-    return video, torch.zeros(batch_size, AUDIO_CHANNELS, audio_steps(cells), device=device)
+    """Return zeros: video [B, 48, latent frames, H / 16, W / 16] and audio [B, 20, steps]."""
+    time = latent_frames(frames)
+    size = (height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
+    video = torch.zeros(batch_size, VIDEO_CHANNELS, time, *size, device=device)
+    return video, torch.zeros(batch_size, AUDIO_CHANNELS, audio_steps(time), device=device)

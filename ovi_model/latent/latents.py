@@ -25,7 +25,7 @@ def empty(width: int, height: int, frames: int, batch_size: int) -> dict:
 
 
 def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_size: int) -> dict:
-    """Return a latent whose first cell in time is an encoded image, held by a nested mask; images
+    """Return a latent whose first frame is an encoded image, held by a nested mask; images
     [N, H, W, C], 0 to 1.
 
     Raises ValueError unless there is one image, or one for each clip of the batch, or if the VAE is
@@ -106,7 +106,7 @@ def concat(video_latent: dict, audio_latent: dict) -> dict:
     if abs(audio.shape[2] - steps) > 1:
         raise ValueError(
             f"audio_latent has {audio.shape[2]} steps, but a video latent of {video.shape[2]} "
-            f"cells in time needs {steps}. Make both with one 'Ovi Latent'."
+            f"latent frames needs {steps}. Make both with one 'Ovi Latent'."
         )
     if len(video) != len(audio):
         raise ValueError(

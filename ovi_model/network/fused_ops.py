@@ -45,7 +45,7 @@ LIBRARY = getattr(comfy.quant_ops, "ck", None)
 # layer_norm(x) * (1 + scale) + shift, and rotation of half precision, in one pass each; None where
 # core lacks them.
 FUSED_NORM = compiled_kernel("adaln", LIBRARY)
-FUSED_ROTATION = compiled_kernel("apply_rope1", LIBRARY)
+FUSED_ROPE = compiled_kernel("apply_rope1", LIBRARY)
 FUSED_RMS_NORM = has_fused_rms_norm()
 
 
@@ -57,24 +57,26 @@ def overwrites() -> bool:
 def modulated_norm(
     x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift; x [B, L, D], rows [B, T, D], each for L / T tokens; in
-    dtype, else x's.
+    """LayerNorm(x) * (1 + scale) + shift, in dtype, else x's.
+
+    x [B, L, D]; shift, scale [B, T, D], each for L / T tokens in a row.
     """
-    steps, shift, scale = by_row(x, shift), shift.unsqueeze(2), scale.unsqueeze(2)
+    grouped, shift, scale = by_timestep(x, shift), shift.unsqueeze(2), scale.unsqueeze(2)
     dtype = dtype or x.dtype
-    if FUSED_NORM and dtype == x.dtype and on_card(x):
+    if FUSED_NORM and dtype == x.dtype and uses_device_kernels(x):
         # This kernel reads all that it is given in one precision.
-        return FUSED_NORM(steps, scale.to(dtype), shift.to(dtype), eps).flatten(1, 2)
-    normed = functional.layer_norm(steps, steps.shape[-1:], eps=eps)
+        return FUSED_NORM(grouped, scale.to(dtype), shift.to(dtype), eps).flatten(1, 2)
+    normed = functional.layer_norm(grouped, grouped.shape[-1:], eps=eps)
     return _multiply_add(normed, 1 + scale, shift, dtype, out=normed).flatten(1, 2)
 
 
 def rms_norm(norm, x: Tensor) -> Tensor:
-    """One of core's RMSNorm layers on x [B, L, D], over x where it would else be taken apart, step
-    by step.
-    """
-    in_one = (FUSED_RMS_NORM and x.device.type in ("cuda", "meta")) or torch.compiler.is_compiling()
-    if in_one or not overwrites() or x.device.type not in PRECISE_DEVICES or not _is_plain(norm):
+    """Run one of core's RMSNorm layers on x [B, L, D]; it overwrites x where no kernel fuses it."""
+    is_fused = (
+        FUSED_RMS_NORM and x.device.type in ("cuda", "meta")
+    ) or torch.compiler.is_compiling()
+    is_precise = x.device.type in PRECISE_DEVICES
+    if is_fused or not is_precise or not overwrites() or not _is_plain(norm):
         return norm(x)
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
     return x.mul_(square.div_(x.shape[-1]).add_(norm.eps).rsqrt_()).mul_(norm.weight)
@@ -88,13 +90,10 @@ def _is_plain(layer) -> bool:
 
 
 def add_gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """x + update * gate, over x; x and update [B, L, D], gate [B, T, D], each row for L / T tokens
-    in a row.
-    """
-    steps = by_row(x, gate)
-    return _multiply_add(
-        by_row(update, gate), gate.unsqueeze(2), steps, x.dtype, out=steps
-    ).flatten(1, 2)
+    """x + update * gate, over x; x, update [B, L, D]; gate [B, T, D], each for L / T tokens."""
+    grouped = by_timestep(x, gate)
+    update = by_timestep(update, gate)
+    return _multiply_add(update, gate.unsqueeze(2), grouped, x.dtype, out=grouped).flatten(1, 2)
 
 
 def add(x: Tensor, update: Tensor) -> Tensor:
@@ -111,48 +110,52 @@ def gelu(x: Tensor) -> Tensor:
     )
 
 
-def rotate(x: Tensor, rotations: Tensor, num_heads: int) -> Tensor:
-    """Turn every head of x [B, L, D] by rotations [1, L, 1, d / 2, 2, 2] of its pairs (2i, 2i + 1);
-    x stays.
-
-    Half precision without core's kernel rounds twice, for a third of the traffic of a copy in
-    float32.
-    """
-    if FUSED_ROTATION and on_card(x) and x.dtype != rotations.dtype:
-        return FUSED_ROTATION(x.unflatten(2, (num_heads, -1)), rotations).flatten(2)
+def apply_rope(x: Tensor, freqs_cis: Tensor, num_heads: int) -> Tensor:
+    """Turn every head of x [B, L, D] by freqs_cis [1, L, 1, d / 2, 2, 2]; x stays as it is."""
+    if FUSED_ROPE and uses_device_kernels(x) and x.dtype != freqs_cis.dtype:
+        return FUSED_ROPE(x.unflatten(2, (num_heads, -1)), freqs_cis).flatten(2)
     pairs = x.unflatten(2, (num_heads, -1, 2))
-    cosine, sine = rotations[..., 0, 0], rotations[..., 1, 0]
-    if (
-        torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or x.device.type not in PRECISE_DEVICES
-    ):
-        first, second = pairs.to(rotations.dtype).unbind(-1)
-        turned = torch.stack(
-            [first * cosine - second * sine, first * sine + second * cosine], dim=-1
-        )
-        return turned.to(x.dtype).flatten(2)
-    if x.dtype == rotations.dtype:
-        phases = torch.view_as_complex(rotations[..., 0].contiguous())
-        return torch.view_as_real(torch.view_as_complex(pairs) * phases).flatten(2)
-    turned = torch.mul(pairs, cosine.unsqueeze(-1), out=torch.empty_like(pairs))
-    turned[..., 0].addcmul_(pairs[..., 1], sine, value=-1)
-    turned[..., 1].addcmul_(pairs[..., 0], sine)
+    if torch.compiler.is_compiling() or not overwrites() or x.device.type not in PRECISE_DEVICES:
+        turned = _turn(pairs, freqs_cis)
+    elif x.dtype == freqs_cis.dtype:
+        turned = _turn_complex(pairs, freqs_cis)
+    else:
+        turned = _turn_rounded(pairs, freqs_cis)
     return turned.flatten(2)
 
 
-def by_row(x: Tensor, rows: Tensor) -> Tensor:
-    """x [B, L, D] -> [B, T, L / T, D]."""
-    return x.unflatten(1, (rows.shape[1], -1))
+def _turn(pairs: Tensor, freqs_cis: Tensor) -> Tensor:
+    """Turn pairs [B, L, H, d / 2, 2] in operations that a compiler and autograd see through."""
+    cosine, sine = freqs_cis[..., 0, 0], freqs_cis[..., 1, 0]
+    first, second = pairs.to(freqs_cis.dtype).unbind(-1)
+    turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    return turned.to(pairs.dtype)
 
 
-def on_card(x: Tensor) -> bool:
-    """Whether core's compiled kernels may be called: they know no gradients, and a compiler fuses
-    what it can see.
-    """
-    return x.device.type in ("cuda", "meta") and not (
-        torch.is_grad_enabled() or torch.compiler.is_compiling()
-    )
+def _turn_complex(pairs: Tensor, freqs_cis: Tensor) -> Tensor:
+    """Turn pairs of the same precision as freqs_cis: one product of complex numbers."""
+    phases = torch.view_as_complex(freqs_cis[..., 0].contiguous())
+    return torch.view_as_real(torch.view_as_complex(pairs) * phases)
+
+
+def _turn_rounded(pairs: Tensor, freqs_cis: Tensor) -> Tensor:
+    """Turn pairs in half precision: rounds twice, for a third of the traffic of a float32 copy."""
+    cosine, sine = freqs_cis[..., 0, 0], freqs_cis[..., 1, 0]
+    turned = torch.mul(pairs, cosine.unsqueeze(-1), out=torch.empty_like(pairs))
+    turned[..., 0].addcmul_(pairs[..., 1], sine, value=-1)
+    turned[..., 1].addcmul_(pairs[..., 0], sine)
+    return turned
+
+
+def by_timestep(x: Tensor, modulation: Tensor) -> Tensor:
+    """Group x [B, L, D] by the timesteps of modulation [B, T, D] -> [B, T, L / T, D]."""
+    return x.unflatten(1, (modulation.shape[1], -1))
+
+
+def uses_device_kernels(x: Tensor) -> bool:
+    """Whether core's compiled kernels may be called: they know no gradients and no compiler."""
+    is_traced = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return x.device.type in ("cuda", "meta") and not is_traced
 
 
 def _multiply_add(

@@ -75,8 +75,8 @@ def memory_required(
         peaks.append(8 * hidden + 2 * scores)
     latent = batch * tokens * video.in_dim * math.prod(video.patch_size) * dtype.itemsize
     texts = 2 * batch * video.text_length * video.dim * dtype.itemsize
-    rotations = 2 * tokens * video.head_dim * torch.float32.itemsize
-    return MARGIN * (max(peaks) + latent + texts + rotations)
+    freqs_cis = 2 * tokens * video.head_dim * torch.float32.itemsize
+    return MARGIN * (max(peaks) + latent + texts + freqs_cis)
 
 
 def _tokens(video: VideoTowerConfig, shape: Sequence[int]) -> int:

@@ -6,6 +6,7 @@ for Wan 2.2 5B fit. Source: character-ai/Ovi, ovi/modules/fusion.py, FusionModel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,37 +17,41 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import AudioTowerConfig, TowerConfig, VideoTowerConfig
+from ..config import ROPE_THETA, AudioTowerConfig, TowerConfig, VideoTowerConfig
 from ..core_facts import folder_of, unpack_latents
 from ..log import log
-from .blocks import Block, Head, precisely
+from .blocks import Block, Head, OtherTower, precisely
 from .fused_ops import PRECISE_DEVICES, add, overwrites
-from .rope import audio_rotations, time_waves, video_rotations, window_offset
+from .rope import audio_freqs_cis, video_freqs_cis, window_offset
 
 # Core's index of the negative prompt in `transformer_options["cond_or_uncond"]`.
 NEGATIVE = 1
 
 
-class Given(NamedTuple):
+class TowerInputs(NamedTuple):
     """What every block of one tower is given besides the hidden state."""
 
-    time: Tensor  # [B, T, 6, D], one row for L / T tokens
+    time: Tensor  # [B, T, 6, D], one for L / T tokens in a row
     text: Tensor  # [B, text length, D]
-    rope: Tensor  # [1, L, 1, d / 2, 2, 2]
+    freqs_cis: Tensor  # [1, L, 1, d / 2, 2, 2]
 
 
-class Entered(NamedTuple):
+class Embedded(NamedTuple):
     """A latent inside its tower."""
 
     hidden: Tensor  # [B, L, D]
-    given: Given
-    embedding: Tensor  # [B, T, D], time as the head reads it
+    inputs: TowerInputs
+    time: Tensor  # [B, T, D], as the head reads it
+
+
+# Hidden states [B, L, D] of the towers in use, the video tower first.
+Hidden = tuple[Tensor, ...]
 
 
 class Tower(nn.Module):
     """What both transformers have: embeddings of prompt and time, blocks, head."""
 
-    def __init__(self, config: TowerConfig, cells: int, factory: dict, operations):
+    def __init__(self, config: TowerConfig, out_channels: int, factory: dict, operations):
         super().__init__()
         self.config = config
         dim = config.dim
@@ -64,25 +69,22 @@ class Tower(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, factory, operations) for _ in range(config.num_layers)
         )
-        self.head = Head(config, cells, factory, operations)
+        self.head = Head(config, out_channels, factory, operations)
 
     def embed_text(self, context: Tensor) -> Tensor:
-        """context [B, T, text_dim] -> [B, text length, D]: zeros fill it up before the embedding;
-        nothing is masked.
-        """
+        """context [B, T, text_dim] -> [B, text length, D]; zeros fill it up and are read too."""
         context = context[:, : self.config.text_length]
-        return self.text_embedding(
-            nn.functional.pad(context, (0, 0, 0, self.config.text_length - context.shape[1]))
-        )
+        padding = self.config.text_length - context.shape[1]
+        return self.text_embedding(nn.functional.pad(context, (0, 0, 0, padding)))
 
     def embed_time(self, timestep: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """timestep [B] or [B, T], 0 to 1000 -> embedding [B, T, D] for the head, projection [B, T,
-        6, D] for blocks.
+        """Return the time [B, T, D] for the head and [B, T, 6, D] for blocks.
 
-        In float32, which costs nothing for so few rows, where mixed precision is sure to work; else
-        rounded to dtype.
+        timestep [B] or [B, T], 0 to 1000. In float32, which costs nothing for so few, where mixed
+        precision is sure to work; else rounded to dtype.
         """
-        waves = time_waves(timestep.reshape(timestep.shape[0], -1), self.config.freq_dim)
+        timestep = timestep.reshape(timestep.shape[0], -1)
+        waves = timestep_embedding(timestep, self.config.freq_dim)
         first, activate, second = self.time_embedding
         embedding = precisely(second, activate(precisely(first, waves, dtype)), dtype)
         activate, project = self.time_projection
@@ -90,6 +92,18 @@ class Tower(nn.Module):
         if timestep.device.type in PRECISE_DEVICES:
             dtype = torch.float32
         return embedding.to(dtype), projection.to(dtype)
+
+
+def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
+    """timestep [B, T] -> its cosines, then sines, at dim / 2 frequencies, [B, T, dim], float32.
+
+    In float64 where the device has it: at t near 1000, float32 angles are off by up to 6e-5.
+    """
+    exact = torch.float64 if timestep.device.type in PRECISE_DEVICES else torch.float32
+    half = dim // 2
+    frequencies = ROPE_THETA ** (-torch.arange(half, device=timestep.device, dtype=exact) / half)
+    angles = timestep.to(exact).unsqueeze(-1) * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
 
 
 class AudioPatchEmbedding(nn.Module):
@@ -115,7 +129,7 @@ class AudioTower(Tower):
     """The transformer of sound, [B, 20, L]."""
 
     def __init__(self, config: AudioTowerConfig, factory: dict, operations):
-        super().__init__(config, 1, factory, operations)
+        super().__init__(config, config.out_dim, factory, operations)
         padding = config.patch_kernel // 2
         self.patch_embedding = nn.Sequential(
             operations.Conv1d(
@@ -125,19 +139,20 @@ class AudioTower(Tower):
             AudioPatchEmbedding(config, factory, operations),
         )
 
-    def enter(
+    def embed(
         self, audio: Tensor, timestep: Tensor, context: Tensor, transformer_options: dict
-    ) -> Entered:
+    ) -> Embedded:
         """audio [B, 20, L], timestep [B] or [B, L], context [B, T, text_dim]."""
-        embedding, time = self.embed_time(timestep, audio.dtype)
+        head_time, time = self.embed_time(timestep, audio.dtype)
         hidden = self.patch_embedding(audio).transpose(1, 2).contiguous()
         start = window_offset(transformer_options.get("context_window"))
-        rope = audio_rotations(hidden.shape[1], self.config.head_dim, audio.device, start)
-        return Entered(hidden, Given(time, self.embed_text(context), rope), embedding)
+        freqs_cis = audio_freqs_cis(hidden.shape[1], self.config.head_dim, audio.device, start)
+        inputs = TowerInputs(time, self.embed_text(context), freqs_cis)
+        return Embedded(hidden, inputs, head_time)
 
-    def leave(self, hidden: Tensor, embedding: Tensor, _shape: torch.Size) -> Tensor:
-        """Hidden state [B, L, D] -> velocity [B, 20, L]."""
-        return self.head(hidden, embedding).transpose(1, 2)
+    def unembed(self, hidden: Tensor, time: Tensor, _shape: torch.Size) -> Tensor:
+        """Hidden state [B, L, D] and the head's time -> velocity [B, 20, L]."""
+        return self.head(hidden, time).transpose(1, 2)
 
 
 class OviModel(Tower):
@@ -157,7 +172,7 @@ class OviModel(Tower):
     ):
         factory = {"device": device, "dtype": dtype}
         patch = video.patch_size
-        super().__init__(video, patch[0] * patch[1] * patch[2], factory, operations)
+        super().__init__(video, video.out_dim * math.prod(patch), factory, operations)
         self.dtype = dtype
         self.patch_embedding = operations.Conv3d(
             video.in_dim, video.dim, patch, stride=patch, **factory
@@ -175,11 +190,10 @@ class OviModel(Tower):
     ):
         """Return the velocity of every latent given, in the form it was given.
 
-        x: [video [B, 48, F, H, W], audio [B, 20, L]], or one of the two alone, which then goes
-        through its tower alone. timestep: [B] for both, or [video [B] or [B, F], audio [B] or [B,
-        L]]; 0 to 1000.
-        context: prompt for the video tower [B, T, text_dim]; audio_context: for the audio tower,
-        else the same.
+        x: [video [B, 48, F, H, W], audio [B, 20, L]], or one of them, through its tower alone.
+        timestep: [B] for both, or [video [B] or [B, F], audio [B] or [B, L]]; 0 to 1000.
+        context: prompt for the video tower [B, T, text_dim].
+        audio_context: prompt for the audio tower, else the same.
         """
         alone = torch.is_tensor(x)
         # Wrappers such as EasyCache read and keep one tensor, so the latents cross this boundary
@@ -208,130 +222,138 @@ class OviModel(Tower):
             audio_context if tower is not self and audio_context is not None else context
             for tower in towers
         ]
+        streams = list(zip(towers, latents, times, texts, strict=True))
 
         # Sound first: its patch embedding is the largest weight, and a copy of it should not lie
         # beside the picture.
-        entered = [
-            tower.enter(latent, time, text, transformer_options)
-            for tower, latent, time, text in reversed(
-                list(zip(towers, latents, times, texts, strict=True))
-            )
-        ][::-1]
-        hidden = self._run_blocks(towers, entered, transformer_options)
+        embedded = [
+            tower.embed(latent, time, text, transformer_options)
+            for tower, latent, time, text in reversed(streams)
+        ]
+        embedded.reverse()
+        hidden = self._run_blocks(towers, embedded, transformer_options)
         velocities = [
-            tower.leave(x, inside.embedding, latent.shape)
-            for tower, x, inside, latent in zip(towers, hidden, entered, latents, strict=True)
+            tower.unembed(x, its.time, latent.shape)
+            for tower, x, its, latent in zip(towers, hidden, embedded, latents, strict=True)
         ]
         return comfy.utils.pack_latents(velocities)[0]
 
     def _run_blocks(
-        self, towers: Sequence[Tower], entered: list[Entered], transformer_options: dict
+        self, towers: Sequence[Tower], embedded: list[Embedded], transformer_options: dict
     ) -> Hidden:
-        """Every block of one tower, or of both in lock step; a block may be replaced as core's
-        other models allow.
+        """Run the blocks of one tower, or of both in lock step.
+
+        A block may be replaced as core's other models allow.
         """
         replacements = transformer_options.get("patches_replace", {}).get("dit", {})
+        skipped = transformer_options.get("ovi_skip_layer")
         transformer_options["total_blocks"] = len(self.blocks)
         transformer_options["block_type"] = "double"
-        given = tuple(inside.given for inside in entered)
-        hidden = tuple(inside.hidden for inside in entered)
+        inputs = tuple(its.inputs for its in embedded)
+        hidden = tuple(its.hidden for its in embedded)
         for index, blocks in enumerate(zip(*(tower.blocks for tower in towers), strict=True)):
             transformer_options["block_index"] = index
-            run = (
-                run_skipping_negative
-                if index == transformer_options.get("ovi_skip_layer")
-                else run_blocks
-            )
+            run = run_skipping_negative if index == skipped else run_blocks
 
             replace = replacements.get(("double_block", index))
             if replace is None:
-                hidden = run(blocks, hidden, given, transformer_options)
+                hidden = run(blocks, hidden, inputs, transformer_options)
                 continue
 
             def run_this(args: dict, run=run, blocks=blocks) -> dict:
-                return {"img": run(blocks, copies(args["img"]), given, transformer_options)}
+                return {"img": run(blocks, copy_states(args["img"]), inputs, transformer_options)}
 
             # Blocks write over what they are given, and a replacement may keep what it gives and
             # returns.
             args = {"img": hidden, "transformer_options": transformer_options}
-            hidden = copies(replace(args, {"original_block": run_this})["img"])
+            hidden = copy_states(replace(args, {"original_block": run_this})["img"])
         return hidden
 
-    def enter(
+    def embed(
         self, video: Tensor, timestep: Tensor, context: Tensor, _transformer_options: dict
-    ) -> Entered:
+    ) -> Embedded:
         """video [B, 48, F, H, W], timestep [B] or [B, F], context [B, T, text_dim]."""
-        embedding, time = self.embed_time(timestep, video.dtype)
-        cells = self.patch_embedding(
-            comfy.ldm.common_dit.pad_to_patch_size(video, self.config.patch_size)
-        )
-        frames, rows, columns = cells.shape[2:]
-        rope = video_rotations(frames, rows, columns, self.config.head_dim, video.device)
-        hidden = rearrange(cells, "b d f h w -> b (f h w) d").contiguous()
-        return Entered(hidden, Given(time, self.embed_text(context), rope), embedding)
+        head_time, time = self.embed_time(timestep, video.dtype)
+        patch_size = self.config.patch_size
+        patches = self.patch_embedding(comfy.ldm.common_dit.pad_to_patch_size(video, patch_size))
+        freqs_cis = video_freqs_cis(*patches.shape[2:], self.config.head_dim, video.device)
+        hidden = rearrange(patches, "b d f h w -> b (f h w) d").contiguous()
+        return Embedded(hidden, TowerInputs(time, self.embed_text(context), freqs_cis), head_time)
 
-    def leave(self, hidden: Tensor, embedding: Tensor, shape: torch.Size) -> Tensor:
-        """Hidden state [B, L, D] -> velocity of the given shape [B, 48, F, H, W]."""
-        p, q, r = patch = self.config.patch_size
-        f, h, w = (-(-size // side) for size, side in zip(shape[2:], patch, strict=True))
-        cells = self.head(hidden, embedding)
+    def unembed(self, hidden: Tensor, time: Tensor, shape: torch.Size) -> Tensor:
+        """Hidden state [B, L, D] and the head's time -> velocity of a shape [B, 48, F, H, W]."""
+        p, q, r = patch_size = self.config.patch_size
+        f, h, w = (-(-size // side) for size, side in zip(shape[2:], patch_size, strict=True))
+        patches = self.head(hidden, time)
         order = "b (f h w) (p q r c) -> b c (f p) (h q) (w r)"
-        video = rearrange(cells, order, f=f, h=h, w=w, p=p, q=q, r=r)
+        video = rearrange(patches, order, f=f, h=h, w=w, p=p, q=q, r=r)
         return video[:, :, : shape[2], : shape[3], : shape[4]]
 
 
-# Hidden states [B, L, D] of the towers in use, the video tower first.
-Hidden = tuple[Tensor, ...]
-
-
-def copies(hidden: Hidden) -> Hidden:
+def copy_states(hidden: Hidden) -> Hidden:
     """Return hidden states that nobody else holds."""
     return tuple(x.clone(memory_format=torch.contiguous_format) for x in hidden)
 
 
 def run_blocks(
-    blocks: tuple[Block, ...], hidden: Hidden, given: tuple[Given, ...], transformer_options: dict
+    blocks: tuple[Block, ...],
+    hidden: Hidden,
+    inputs: tuple[TowerInputs, ...],
+    transformer_options: dict,
 ) -> Hidden:
-    """One block of each tower, over the hidden states given: each reads the other as its
-    self-attention left it.
+    """Run one block of each tower, over the hidden states given.
+
+    Each tower reads the other as its self-attention left it.
     """
-    rows = [block.rows(g.time) for block, g in zip(blocks, given, strict=True)]
+    modulations = [block.modulate(given.time) for block, given in zip(blocks, inputs, strict=True)]
     hidden = tuple(
-        block.attend_self(x, row[0], g.rope, transformer_options)
-        for block, x, row, g in zip(blocks, hidden, rows, given, strict=True)
-    )
-    others = (
-        [(x, g.rope) for x, g in zip(hidden, given, strict=True)][::-1]
-        if len(blocks) > 1
-        else [None]
+        block.attend_self(x, modulation, given.freqs_cis, transformer_options)
+        for block, x, (modulation, _), given in zip(
+            blocks, hidden, modulations, inputs, strict=True
+        )
     )
     updates = [
-        block.read(x, g.text, g.rope, other, transformer_options)
-        for block, x, g, other in zip(blocks, hidden, given, others, strict=True)
+        block.read(x, given.text, given.freqs_cis, other, transformer_options)
+        for block, x, given, other in zip(
+            blocks, hidden, inputs, _other_towers(hidden, inputs), strict=True
+        )
     ]
     hidden = tuple(add(x, update) for x, update in zip(hidden, updates, strict=True))
-    del others, updates
+    del updates
     return tuple(
-        block.feed_forward(x, row[1]) for block, x, row in zip(blocks, hidden, rows, strict=True)
+        block.feed_forward(x, modulation)
+        for block, x, (_, modulation) in zip(blocks, hidden, modulations, strict=True)
     )
+
+
+def _other_towers(hidden: Hidden, inputs: tuple[TowerInputs, ...]) -> list[OtherTower | None]:
+    """What each tower reads of the other; nothing where it is alone."""
+    if len(hidden) == 1:
+        return [None]
+    video, audio = (OtherTower(x, given.freqs_cis) for x, given in zip(hidden, inputs, strict=True))
+    return [audio, video]
 
 
 def run_skipping_negative(
-    blocks: tuple[Block, ...], hidden: Hidden, given: tuple[Given, ...], transformer_options: dict
+    blocks: tuple[Block, ...],
+    hidden: Hidden,
+    inputs: tuple[TowerInputs, ...],
+    transformer_options: dict,
 ) -> Hidden:
     """Skip-layer guidance: samples of the negative prompt pass by this block, and cost nothing."""
     kinds = transformer_options.get("cond_or_uncond", [0])
-    halves = [list(states) for states in zip(*(x.chunk(len(kinds)) for x in hidden), strict=True)]
+    count = len(kinds)
+    parts = [list(states) for states in zip(*(x.chunk(count) for x in hidden), strict=True)]
     for i, kind in enumerate(kinds):
         if kind != NEGATIVE:
             own = tuple(
-                Given(g.time.chunk(len(kinds))[i], g.text.chunk(len(kinds))[i], g.rope)
-                for g in given
+                TowerInputs(given.time.chunk(count)[i], given.text.chunk(count)[i], given.freqs_cis)
+                for given in inputs
             )
-            halves[i] = run_blocks(blocks, tuple(halves[i]), own, transformer_options)
+            parts[i] = run_blocks(blocks, tuple(parts[i]), own, transformer_options)
     if overwrites():
         return hidden
-    return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
+    return tuple(torch.cat(of_tower) for of_tower in zip(*parts, strict=True))
 
 
 def diffusion_model(model) -> OviModel:

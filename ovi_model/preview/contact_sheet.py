@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SHOWN = 8
-CELL_WIDTH = 240
-CELL_GAP = 8
+FRAME_COUNT = 8
+FRAME_WIDTH = 240
+FRAME_GAP = 8
 MARGIN = 32
-WIDTH = 2 * MARGIN + SHOWN * CELL_WIDTH + (SHOWN - 1) * CELL_GAP
+WIDTH = 2 * MARGIN + FRAME_COUNT * FRAME_WIDTH + (FRAME_COUNT - 1) * FRAME_GAP
 LARGEST_FRAME_HEIGHT = 400
 HEADER_HEIGHT = 60
 TIME_HEIGHT = 40
@@ -53,16 +53,15 @@ class Sound:
         return len(self.samples) / self.sample_rate if self.sample_rate else 0.0
 
 
-def shown(frames: int) -> list[int]:
-    """Return the numbers of the frames that a sheet shows: each is in the middle of its part of the
-    time.
-    """
-    return [min(int((cell + 0.5) / SHOWN * frames), frames - 1) for cell in range(SHOWN)]
+def frames_on_sheet(frames: int) -> list[int]:
+    """Return which frames of a clip a sheet shows: each from the middle of its part of the time."""
+    middles = [(place + 0.5) / FRAME_COUNT for place in range(FRAME_COUNT)]
+    return [min(int(middle * frames), frames - 1) for middle in middles]
 
 
 def fit(picture: Image.Image) -> Image.Image:
-    """Scale a frame to the width of its cell, or to the largest height if it is tall."""
-    scale = min(CELL_WIDTH / picture.width, LARGEST_FRAME_HEIGHT / picture.height)
+    """Scale a frame to the width it has on the sheet, or to the largest height if it is tall."""
+    scale = min(FRAME_WIDTH / picture.width, LARGEST_FRAME_HEIGHT / picture.height)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.LANCZOS)
 
@@ -77,8 +76,8 @@ def draw_sheet(
 ) -> Image.Image:
     """Return the whole sheet.
 
-    size: of a frame as it is, width and height in pixels; frames: of the clip; pictures: the frames
-    of shown(frames), fitted.
+    size: of a frame as it is, width and height in pixels; frames: of the clip; pictures: of
+    frames_on_sheet(frames), each scaled by `fit`.
     """
     seconds = frames / fps
     frames_bottom = HEADER_HEIGHT + pictures[0].height
@@ -94,8 +93,8 @@ def draw_sheet(
     span = WIDTH - 2 * MARGIN
     sheet.paste(draw_wave(sound, seconds, (span, WAVE_HEIGHT)), (MARGIN, wave_top))
     _draw_axis(draw, seconds, span, wave_top)
-    for cell, (index, picture) in enumerate(zip(shown(frames), pictures, strict=True)):
-        center = MARGIN + round((cell + 0.5) / SHOWN * span)
+    for place, (index, picture) in enumerate(zip(frames_on_sheet(frames), pictures, strict=True)):
+        center = MARGIN + round((place + 0.5) / FRAME_COUNT * span)
         sheet.paste(
             picture, (center - picture.width // 2, HEADER_HEIGHT), _rounded_mask(picture.size)
         )
@@ -119,11 +118,10 @@ def _draw_header(draw: ImageDraw.ImageDraw, title: str, facts: list[str], sound:
 
 
 def draw_wave(sound: Sound, seconds: float, size: tuple[int, int]) -> Image.Image:
-    """Return the waveform over so many seconds in so many pixels: peaks, and over them the loudness
-    (root mean square).
+    """Return the waveform: peaks, and over them the loudness (root mean square).
 
-    Speech has a background and a line of its own colour above. All is drawn larger, so that it is
-    smooth.
+    seconds: along the width; size: width and height in pixels. Speech has a background, and a line
+    above, of its own colour. All is drawn larger, so that it is smooth.
     """
     large = Image.new("RGB", (size[0] * SMOOTHING, size[1] * SMOOTHING), PANEL)
     draw = ImageDraw.Draw(large)
@@ -136,17 +134,17 @@ def draw_wave(sound: Sound, seconds: float, size: tuple[int, int]) -> Image.Imag
         draw.rectangle((left, 0, right, large.height), SPEECH_PANEL)
         draw.rectangle((left, 0, right, SPEECH_HEIGHT * SMOOTHING), SPEECH)
     blocks = _blocks(sound)
-    columns = (np.arange(len(blocks)) + 0.5) * BLOCK_SECONDS / seconds * large.width
-    reach = middle * 0.92 / max(float(np.abs(blocks).max()), 1e-3)
+    places = (np.arange(len(blocks)) + 0.5) * BLOCK_SECONDS / seconds * large.width
+    height = middle * 0.92 / max(float(np.abs(blocks).max()), 1e-3)
     loudness = np.sqrt((blocks**2).mean(axis=1))
     _fill_between(
         draw,
-        columns,
-        middle - reach * blocks.max(axis=1),
-        middle - reach * blocks.min(axis=1),
+        places,
+        middle - height * blocks.max(axis=1),
+        middle - height * blocks.min(axis=1),
         PEAK,
     )
-    _fill_between(draw, columns, middle - reach * loudness, middle + reach * loudness, LOUDNESS)
+    _fill_between(draw, places, middle - height * loudness, middle + height * loudness, LOUDNESS)
     draw.line((0, middle, large.width, middle), LOUDNESS, SMOOTHING)
     return large.resize(size, Image.Resampling.LANCZOS)
 
@@ -161,14 +159,14 @@ def _blocks(sound: Sound) -> np.ndarray:
 
 def _fill_between(
     draw: ImageDraw.ImageDraw,
-    columns: np.ndarray,
+    places: np.ndarray,
     upper: np.ndarray,
     lower: np.ndarray,
     colour: str,
 ) -> None:
-    """Fill the area between two curves over the same columns."""
-    there = np.stack([columns, upper], axis=1)
-    back = np.stack([columns, lower], axis=1)[::-1]
+    """Fill the area between two curves over the same places."""
+    there = np.stack([places, upper], axis=1)
+    back = np.stack([places, lower], axis=1)[::-1]
     draw.polygon(np.concatenate([there, back]).ravel().tolist(), colour)
 
 

@@ -11,15 +11,14 @@ from torchaudio.functional import resample
 SAMPLE_RATE = 16000
 WINDOW, HOP, BINS = 1024, 256, 4096  # samples: 64 ms, 16 ms; the spectrum's length, for fine bins
 VOICE = (70, 700)  # Hz, from a deep man to a child that shouts
-PERIODIC = 0.6  # of the sound's energy, at the lag of its pitch
-AS_GOOD = 0.85  # of the best lag: the first that is as good is the pitch, its multiples repeat too
-OVERTONES, FAINTEST = (
-    5,
-    1e-3,
-)  # so many of ten must have this part of the strongest one's power; a beep has fewer
-QUIETEST = 0.1  # of the loudest window's level
+MIN_PERIODICITY = 0.6  # of the sound's energy, at the lag of its pitch
+# Of the best lag's: the first lag with so much is the pitch, for its multiples repeat too.
+PITCH_PERIODICITY = 0.85
+# So many of ten overtones must have this part of the strongest one's power; a beep has fewer.
+MIN_OVERTONES, MIN_OVERTONE_POWER = 5, 1e-3
+MIN_LEVEL = 0.1  # of the loudest window's
 # Consonants and breath between syllables are part of speech; a click that rings is none. Seconds.
-LONGEST_GAP, SHORTEST = 0.3, 0.08
+MAX_GAP, MIN_LENGTH = 0.3, 0.08
 
 
 def find_speech(waveform: Tensor, sample_rate: int) -> list[tuple[float, float]]:
@@ -31,7 +30,7 @@ def find_speech(waveform: Tensor, sample_rate: int) -> list[tuple[float, float]]
     padded = torch.nn.functional.pad(sound, (WINDOW // 2, WINDOW))
     windows = padded.unfold(0, WINDOW, HOP)
     levels = windows.square().mean(-1).sqrt()
-    is_loud = levels > QUIETEST * levels.max().clamp(min=1e-4)
+    is_loud = levels > MIN_LEVEL * levels.max().clamp(min=1e-4)
     taper = torch.hann_window(WINDOW)
     of_taper = _repeats(_power(taper))
     spoken = [
@@ -47,7 +46,7 @@ def _power(window: Tensor) -> Tensor:
 
 
 def _repeats(power: Tensor) -> Tensor:
-    """Return how alike a window is to itself at each lag in samples, from its spectrum; 1 at none."""
+    """Return how alike a window of this spectrum is to itself at each lag in samples; 1 at none."""
     repeats = torch.fft.irfft(power)[: WINDOW // 2]
     return repeats / repeats[0].clamp(min=1e-12)
 
@@ -57,13 +56,14 @@ def _is_voiced(power: Tensor, of_taper: Tensor) -> bool:
     repeats = _repeats(power) / of_taper
     shortest, longest = SAMPLE_RATE // VOICE[1], SAMPLE_RATE // VOICE[0]
     best = repeats[shortest:longest].max()
-    if best < PERIODIC:
+    if best < MIN_PERIODICITY:
         return False
-    lag = _first_peak(repeats, AS_GOOD * float(best), longest)
+    lag = _first_peak(repeats, PITCH_PERIODICITY * float(best), longest)
     if lag < shortest:
         return False
     strengths = torch.stack([_at(power, n * SAMPLE_RATE / lag) for n in range(1, 11)])
-    return int((strengths >= FAINTEST * strengths.max()).sum()) >= OVERTONES
+    is_heard = strengths >= MIN_OVERTONE_POWER * strengths.max()
+    return int(is_heard.sum()) >= MIN_OVERTONES
 
 
 def _first_peak(repeats: Tensor, least: float, longest: int) -> int:
@@ -86,9 +86,11 @@ def _spans(times: list[float]) -> list[tuple[float, float]]:
     """Join moments in order to spans; a moment stands for the hop around it."""
     spans: list[list[float]] = []
     for time in times:
-        if spans and time - spans[-1][1] <= LONGEST_GAP:
+        if spans and time - spans[-1][1] <= MAX_GAP:
             spans[-1][1] = time
         else:
             spans.append([time, time])
     half = HOP / SAMPLE_RATE / 2
-    return [(max(0.0, start - half), end + half) for start, end in spans if end - start >= SHORTEST]
+    return [
+        (max(0.0, start - half), end + half) for start, end in spans if end - start >= MIN_LENGTH
+    ]

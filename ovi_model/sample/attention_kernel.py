@@ -49,7 +49,10 @@ class Kernel(NamedTuple):
                 "choose 'pytorch' or 'auto'",
             )
         if not self.is_installed():
-            advice = f"install the package {self.package} in ComfyUI's Python and restart ComfyUI, or choose 'auto'"
+            advice = (
+                f"install the package {self.package} in ComfyUI's Python and restart ComfyUI, or "
+                "choose 'auto'"
+            )
             return "is no kernel that this ComfyUI found", advice
         if not self._computes_in(dtype):
             known = " or ".join(str(known).removeprefix("torch.") for known in self.dtypes)
@@ -148,7 +151,8 @@ def _own_choice(options: dict) -> str:
     """Say what runs with transformer options without an override of this module."""
     if OVERRIDE in options:
         return "the choice of another node"
-    return f"ComfyUI's own choice ({attention.optimized_attention.__name__.removeprefix('attention_')})"
+    chosen = attention.optimized_attention.__name__.removeprefix("attention_")
+    return f"ComfyUI's own choice ({chosen})"
 
 
 def _list_kernels() -> str:

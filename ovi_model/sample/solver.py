@@ -33,8 +33,8 @@ def shifted_sigmas(steps: int, shift: float, denoise: float = 1.0) -> Tensor:
     return torch.from_numpy(np.append(sigmas, 0.0)[-(steps + 1) :].astype(np.float32))
 
 
-class _Seen(NamedTuple):
-    """A noise level passed, and the clean latent predicted there."""
+class _Prediction(NamedTuple):
+    """The clean latent predicted at a noise level."""
 
     sigma: float
     denoised: Tensor
@@ -48,8 +48,7 @@ def sample_flow_unipc(
 
     model: ComfyUI's denoiser; called with x and noise levels [B] it returns the clean latent it
     predicts, and it holds the `noise` of this run. disable: True hides the bar of steps in the log,
-    None hides it
-    where the log is no terminal.
+    None hides it where the log is no terminal.
     Raises ValueError unless every noise level is below the last.
     """
     levels = [float(sigma) for sigma in sigmas]
@@ -58,55 +57,60 @@ def sample_flow_unipc(
             raise ValueError(
                 f"The sigmas must fall at every step, but there is {following:g} after {level:g}."
             )
-    rows = x.new_ones([x.shape[0]])
+    batch = x.new_ones([x.shape[0]])
     if levels[0] >= START:
         # ComfyUI scales the first noise by the first sigma; the reference starts from noise as
         # drawn.
         x = x + (1 - levels[0]) * model.noise
-    previous = last = None
-    start, order = x, 1
+    predictions: list[_Prediction] = []  # the last two, the newest last
+    step_start, step_order = x, 1
     for i in trange(len(levels) - 1, disable=disable):
-        denoised = model(x, levels[i] * rows, **(extra_args or {}))
-        here = _Seen(levels[i], denoised)
-        if last is not None:
-            x = _correct(start, last, previous if order == 2 else None, here)
+        denoised = model(x, levels[i] * batch, **(extra_args or {}))
+        predictions.append(_Prediction(levels[i], denoised))
+        if i > 0:
+            x = _correct(step_start, predictions[-step_order - 1 :])
         if callback is not None:
             callback(
                 {"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised}
             )
-        previous, last, start = last, here, x
-        order = 1 if previous is None or i == len(levels) - 2 else 2
-        x = _predict(x, last, previous if order == 2 else None, levels[i + 1])
+        predictions = predictions[-2:]
+        is_last = i == len(levels) - 2
+        step_start, step_order = x, 1 if is_last else len(predictions)
+        x = _predict(x, predictions[-step_order:], levels[i + 1])
     return x
 
 
-def _predict(x: Tensor, last: _Seen, previous: _Seen | None, sigma: float) -> Tensor:
-    """UniP: go from `last` to noise level sigma; order 2 if an earlier level is given."""
+def _predict(x: Tensor, predictions: list[_Prediction], sigma: float) -> Tensor:
+    """UniP: go from the newest of one or two predictions to a noise level; their number is the
+    order.
+    """
+    *earlier, last = predictions
     keep, step, growth = _step(last.sigma, sigma)
     x = keep * x - growth * last.denoised
-    if previous is None:
+    if not earlier:
         return x
-    ratio = _ratio(last, previous, step)
-    return x - 0.5 * growth * (previous.denoised - last.denoised) / ratio
+    ratio = _ratio(last, earlier[0], step)
+    return x - 0.5 * growth * (earlier[0].denoised - last.denoised) / ratio
 
 
-def _correct(x: Tensor, last: _Seen, previous: _Seen | None, here: _Seen) -> Tensor:
-    """UniC: redo the step from `last`, where the state was x, now that the prediction at its end is
-    known.
+def _correct(x: Tensor, predictions: list[_Prediction]) -> Tensor:
+    """UniC: redo the step that began at x, now that the prediction at its end is known.
+
+    predictions: at an earlier level where the order is 2, at the step's beginning, at its end.
     """
+    *earlier, last, here = predictions
     keep, step, growth = _step(last.sigma, here.sigma)
     x = keep * x - growth * last.denoised
     change = here.denoised - last.denoised
-    if previous is None:
+    if not earlier:
         return x - 0.5 * growth * change
-    ratio = _ratio(last, previous, step)
-    # b_1 and b_2 of the paper's linear system [[1, 1], [ratio, 1]] w = b, for h = -step and B = e^h
-    # - 1.
+    ratio = _ratio(last, earlier[0], step)
+    # The paper's linear system [[1, 1], [ratio, 1]] w = (b1, b2), where h is -step, B is e^h - 1.
     b1 = (math.expm1(-step) / -step - 1) / math.expm1(-step)
     b2 = 2 * ((math.expm1(-step) / -step - 1) / -step - 0.5) / math.expm1(-step)
     weight = (b1 - b2) / (1 - ratio)
     return x - growth * (
-        weight * (previous.denoised - last.denoised) / ratio + (b1 - weight) * change
+        weight * (earlier[0].denoised - last.denoised) / ratio + (b1 - weight) * change
     )
 
 
@@ -118,9 +122,9 @@ def _step(start: float, end: float) -> tuple[float, float, float]:
     return end / start, step, (1 - end) * math.expm1(-step)
 
 
-def _ratio(last: _Seen, previous: _Seen, step: float) -> float:
+def _ratio(last: _Prediction, earlier: _Prediction, step: float) -> float:
     """Place of the earlier level relative to the step, negative."""
-    return (_lambda(previous.sigma) - _lambda(last.sigma)) / step
+    return (_lambda(earlier.sigma) - _lambda(last.sigma)) / step
 
 
 def _lambda(sigma: float) -> float:

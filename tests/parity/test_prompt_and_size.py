@@ -30,8 +30,8 @@ def test_lengths_and_areas_of_the_variants(name):
     recorded, variant = load_json("prompts")["model_specs"][name], VARIANTS[name]
     assert variant.file == recorded["path"]
     assert variant.area == recorded["video_area"]
-    assert geometry.video_cells(variant.frames) == recorded["video_latent_length"]
+    assert geometry.latent_frames(variant.frames) == recorded["video_latent_length"]
     assert (
-        geometry.audio_steps(geometry.video_cells(variant.frames))
+        geometry.audio_steps(geometry.latent_frames(variant.frames))
         == recorded["audio_latent_length"]
     )

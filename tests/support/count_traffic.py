@@ -35,7 +35,7 @@ COMPUTE = ("matmul", "convolution", "attention")
 OVERWRITES = ("copy", "fill", "zero")
 # Functions of a model whose operations count as one kind, whatever they are: ours and the
 # reference's.
-ROTATIONS = ("rotate", "rope_apply")
+ROTATIONS = ("apply_rope", "rope_apply")
 
 
 class CountTraffic(TorchDispatchMode):

@@ -13,7 +13,7 @@ from comfyui_ovi.ovi_model.preview.contact_sheet import (
     draw_sheet,
     draw_wave,
     fit,
-    shown,
+    frames_on_sheet,
 )
 from PIL import Image, ImageColor
 
@@ -31,8 +31,8 @@ def near(colour, name):
 
 @pytest.mark.parametrize("frames", [1, 5, 8, 37, 121, 241])
 def test_frames_are_spread_evenly(frames):
-    indices = shown(frames)
-    assert len(indices) == contact_sheet.SHOWN
+    indices = frames_on_sheet(frames)
+    assert len(indices) == contact_sheet.FRAME_COUNT
     assert indices == sorted(indices)
     assert all(0 <= index < frames for index in indices)
     # The middle of each eighth is within half a frame.
@@ -43,7 +43,7 @@ def test_frames_are_spread_evenly(frames):
 @pytest.mark.parametrize("size", [(64, 64), (960, 512), (512, 960), (1, 2000), (3000, 1)])
 def test_frames_of_any_shape_fit_their_cell(size):
     fitted = fit(Image.new("RGB", size))
-    assert 1 <= fitted.width <= contact_sheet.CELL_WIDTH
+    assert 1 <= fitted.width <= contact_sheet.FRAME_WIDTH
     assert 1 <= fitted.height <= contact_sheet.LARGEST_FRAME_HEIGHT
 
 

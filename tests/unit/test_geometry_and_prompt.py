@@ -9,7 +9,7 @@ from comfyui_ovi.ovi_model.text import prompt
     ("frames", "cells", "steps"), [(1, 1, 1), (5, 2, 5), (121, 31, 157), (241, 61, 314)]
 )
 def test_lengths(frames, cells, steps):
-    assert geometry.video_cells(frames) == cells
+    assert geometry.latent_frames(frames) == cells
     assert geometry.audio_steps(cells) == steps
     assert abs(steps * 512 / 16000 - frames / 24) < 0.13
 

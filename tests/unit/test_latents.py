@@ -35,7 +35,7 @@ def test_a_mask_of_another_width_is_left_for_samplers_to_scale():
 @pytest.mark.parametrize("steps", [29, 33])
 def test_a_sound_of_another_length_is_refused(steps):
     with pytest.raises(
-        ValueError, match=f"audio_latent has {steps} steps, but .* 7 cells in time needs 31"
+        ValueError, match=f"audio_latent has {steps} steps, but .* 7 latent frames needs 31"
     ):
         latents.concat(*pair(steps))
 

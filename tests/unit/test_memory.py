@@ -45,7 +45,7 @@ def on_meta(video, audio, dtype=BF16, operations=comfy.ops.disable_weight_init):
 
 def latents(width, height, frames, batch=1):
     """Shapes of both latents, and of their pack."""
-    cells = geometry.video_cells(frames)
+    cells = geometry.latent_frames(frames)
     video, audio = (
         (batch, 48, cells, height // 16, width // 16),
         (batch, 20, geometry.audio_steps(cells)),

@@ -1,10 +1,10 @@
-"""Tiles cover a picture evenly, overlap enough, and their shares add up without a tile's edge in
+"""Tiles cover a picture evenly, overlap enough, and their masks add up without a tile's edge in
 them.
 """
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model.config import PIXELS_PER_CELL
+from comfyui_ovi.ovi_model.config import SPATIAL_COMPRESSION
 from comfyui_ovi.ovi_model.decode import tiles
 
 SIZES = [1, 2, 15, 16, 23, 24, 25, 33, 44, 60, 61, 80, 120]
@@ -22,24 +22,24 @@ def test_equal_tiles_reach_from_end_to_end_and_overlap(axis):
 
 @pytest.mark.parametrize("axis", AXES, ids=str)
 def test_shares_sum_to_one_and_leave_out_the_edges(axis):
-    shares = axis.shares()
-    assert shares.shape == (len(axis.starts), axis.size * PIXELS_PER_CELL)
-    assert shares.min() >= 0
-    torch.testing.assert_close(shares.sum(0), torch.ones(shares.shape[1]))
-    edge = tiles.EDGE * PIXELS_PER_CELL
-    for (cells, share), start in zip(axis.places(), axis.starts, strict=True):
+    masks = axis.blend_masks()
+    assert masks.shape == (len(axis.starts), axis.size * SPATIAL_COMPRESSION)
+    assert masks.min() >= 0
+    torch.testing.assert_close(masks.sum(0), torch.ones(masks.shape[1]))
+    edge = tiles.EDGE * SPATIAL_COMPRESSION
+    for (cells, mask), start in zip(axis.tiles(), axis.starts, strict=True):
         assert (cells.start, cells.stop) == (start, start + axis.tile)
-        assert len(share) == axis.tile * PIXELS_PER_CELL
-        assert not share[:edge].any() or start == 0
-        assert not share[-edge:].any() or cells.stop == axis.size
-    outside = shares.clone()
-    for number, (cells, _) in enumerate(axis.places()):
-        outside[number, cells.start * PIXELS_PER_CELL : cells.stop * PIXELS_PER_CELL] = 0
+        assert len(mask) == axis.tile * SPATIAL_COMPRESSION
+        assert not mask[:edge].any() or start == 0
+        assert not mask[-edge:].any() or cells.stop == axis.size
+    outside = masks.clone()
+    for number, (cells, _) in enumerate(axis.tiles()):
+        outside[number, cells.start * SPATIAL_COMPRESSION : cells.stop * SPATIAL_COMPRESSION] = 0
     assert not outside.any()
 
 
 def test_one_tile_goes_over_into_the_next_in_a_straight_line():
-    left, right = tiles.cut(24, 2).shares()
+    left, right = tiles.cut(24, 2).blend_masks()
     assert (left[: 11 * 16] == 1).all()
     torch.testing.assert_close(right[11 * 16 : 13 * 16], (torch.arange(32) + 0.5) / 32)
     assert (right[13 * 16 :] == 1).all()
@@ -48,10 +48,10 @@ def test_one_tile_goes_over_into_the_next_in_a_straight_line():
 def test_a_grid_shares_out_every_pixel():
     grid = tiles.Grid(tiles.cut(33, 3), tiles.cut(25, 2))
     total = torch.zeros(33 * 16, 25 * 16, 1)
-    for rows, columns, shares in grid.places():
+    for rows, columns, masks in grid.tiles():
         place = slice(rows.start * 16, rows.stop * 16), slice(columns.start * 16, columns.stop * 16)
-        assert shares.shape == total[place].shape
-        total[place] += shares
+        assert masks.shape == total[place].shape
+        total[place] += masks
     torch.testing.assert_close(total, torch.ones_like(total))
     assert len(grid) == 6
     assert grid.area == 17 * 17
@@ -72,4 +72,4 @@ def test_a_grid_shares_out_every_pixel():
 )
 def test_the_fewest_cells_that_fit(rows, columns, area, expected):
     grid = tiles.least_work(rows, columns, lambda height, width: height * width <= area)
-    assert (grid.rows.tile, grid.columns.tile) == expected
+    assert (grid.height.tile, grid.width.tile) == expected

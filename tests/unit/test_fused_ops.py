@@ -14,7 +14,7 @@ from comfyui_ovi.ovi_model.network import blocks, fused_ops, rope
 from goldens import load, relative_error, small_model
 from torch.nn import functional
 
-ROTATIONS = rope.video_rotations(3, 2, 4, 16, "cpu")
+FREQS_CIS = rope.video_freqs_cis(3, 2, 4, 16, "cpu")
 KERNELS = getattr(comfy.quant_ops, "ck", None)
 with_kernels = pytest.mark.skipif(
     not hasattr(KERNELS, "adaln"), reason="this core has no such kernels"
@@ -31,11 +31,17 @@ def core_norm(operations=comfy.ops.disable_weight_init, dtype=torch.float32):
     return norm
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)])
-def test_modulated_norm_equals_its_equation(dtype, most, rows):
-    x, shift, scale = draw(2, 6, 8, dtype=dtype), draw(2, rows, 8, seed=1), draw(2, rows, 8, seed=2)
-    shift_by_token, scale_by_token = (x.repeat_interleave(6 // rows, 1) for x in (shift, scale))
+def test_modulated_norm_equals_its_equation(dtype, most, timesteps):
+    x, shift, scale = (
+        draw(2, 6, 8, dtype=dtype),
+        draw(2, timesteps, 8, seed=1),
+        draw(2, timesteps, 8, seed=2),
+    )
+    shift_by_token, scale_by_token = (
+        x.repeat_interleave(6 // timesteps, 1) for x in (shift, scale)
+    )
     expected = (
         functional.layer_norm(x.float(), (8,), eps=0.1) * (1 + scale_by_token) + shift_by_token
     )
@@ -48,14 +54,14 @@ def test_modulated_norm_equals_its_equation(dtype, most, rows):
     assert torch.equal(fused_ops.modulated_norm(x, shift, scale, 0.1), plain)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_a_gated_update_is_added_in_one_rounding(rows):
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_a_gated_update_is_added_in_one_rounding(timesteps):
     x, update, gate = (
         draw(2, 6, 8, dtype=torch.bfloat16),
         draw(2, 6, 8, seed=1).bfloat16(),
-        draw(2, rows, 8, seed=2),
+        draw(2, timesteps, 8, seed=2),
     )
-    expected = (x.float() + update.float() * gate.repeat_interleave(6 // rows, 1)).bfloat16()
+    expected = (x.float() + update.float() * gate.repeat_interleave(6 // timesteps, 1)).bfloat16()
     with torch.no_grad():
         assert torch.equal(fused_ops.add_gated(x.clone(), update, gate), expected)
     assert torch.equal(fused_ops.add_gated(x, update, gate), expected)
@@ -126,9 +132,9 @@ def test_torch_without_the_kernel_of_a_norm_is_known():
 def test_rotations_equal_core_s(dtype, most, grad):
     x = draw(2, 24, 32, dtype=dtype)
     kept = x.clone()
-    expected = apply_rope1(x.float().unflatten(2, (2, -1)), ROTATIONS).flatten(2)
+    expected = apply_rope1(x.float().unflatten(2, (2, -1)), FREQS_CIS).flatten(2)
     with torch.set_grad_enabled(grad):
-        turned = fused_ops.rotate(x, ROTATIONS, 2)
+        turned = fused_ops.apply_rope(x, FREQS_CIS, 2)
     assert turned.dtype == dtype
     assert relative_error(turned, expected) < most
     assert torch.equal(x, kept)
@@ -136,41 +142,42 @@ def test_rotations_equal_core_s(dtype, most, grad):
 
 def test_gradients_flow():
     x, update, gate = (draw(1, 24, 32, seed=i).requires_grad_() for i in range(3))
-    rows = draw(1, 3, 32, seed=3)
-    y = fused_ops.modulated_norm(fused_ops.add_gated(x, update, gate[:, :3]), rows, rows, 1e-6)
-    fused_ops.rotate(
-        fused_ops.gelu(fused_ops.add(y, update)), ROTATIONS, 2
+    timesteps = draw(1, 3, 32, seed=3)
+    y = fused_ops.modulated_norm(
+        fused_ops.add_gated(x, update, gate[:, :3]), timesteps, timesteps, 1e-6
+    )
+    fused_ops.apply_rope(
+        fused_ops.gelu(fused_ops.add(y, update)), FREQS_CIS, 2
     ).square().sum().backward()
     assert all(tensor.grad.abs().sum() > 0 for tensor in (x, update, gate))
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("timesteps", [1, 4])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("size", [5, 12, 13])
-def test_parts_cover_every_token_once_in_views(size, batch, rows):
-    x, row = torch.zeros(batch, 24, 8), torch.zeros(batch, rows, 8)
-    for part, *own in blocks.parts(x, (row, row, row), size):
-        assert part.shape[1] <= max(size, 24 // rows)
-        assert part.is_contiguous()
-        assert {tensor.shape[:2] for tensor in own} == {
-            (1, 1 if rows == 1 else part.shape[1] * rows // 24)
-        }
-        part.add_(1)
+def test_chunks_cover_every_token_once_in_views(size, batch, timesteps):
+    x, part = torch.zeros(batch, 24, 8), torch.zeros(batch, timesteps, 8)
+    for chunk, own in blocks.chunks(x, blocks.Modulation(part, part, part), size):
+        assert chunk.shape[1] <= max(size, 24 // timesteps)
+        assert chunk.is_contiguous()
+        its_timesteps = 1 if timesteps == 1 else chunk.shape[1] * timesteps // 24
+        assert {tensor.shape[:2] for tensor in own} == {(1, its_timesteps)}
+        chunk.add_(1)
     assert torch.equal(x, torch.ones_like(x))
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("timesteps", [1, 4])
 @pytest.mark.parametrize("tokens", [5, 6, 24, 47])
-def test_the_ffn_in_parts_equals_the_whole(tokens, rows, monkeypatch):
+def test_the_ffn_in_chunks_equals_the_whole(tokens, timesteps, monkeypatch):
     block = blocks.Block(
         VideoTowerConfig(8, 16, 1, 48, 48, 8, 8, 1), {"dtype": None, "device": None}, torch.nn
     )
     x = draw(2, 24, 8)
-    shifts = tuple(draw(2, rows, 8, seed=i) for i in (1, 2, 3))
+    modulation = blocks.Modulation(*(draw(2, timesteps, 8, seed=i) for i in (1, 2, 3)))
     with torch.no_grad():
-        whole = block.feed_forward(x.clone(), shifts)
+        whole = block.feed_forward(x.clone(), modulation)
         monkeypatch.setattr(blocks, "FFN_TOKENS", tokens)
-        parts = block.feed_forward(x, shifts)
+        parts = block.feed_forward(x, modulation)
     assert torch.allclose(whole, parts, atol=1e-6)
     assert parts.data_ptr() == x.data_ptr()
 
@@ -205,17 +212,17 @@ def test_core_s_kernels_run_on_cards_and_without_gradients(grad, monkeypatch):
     """The meta device stands for a card."""
     called = []
     monkeypatch.setattr(fused_ops, "FUSED_NORM", lambda x, *_: called.append("norm") or x)
-    monkeypatch.setattr(fused_ops, "FUSED_ROTATION", lambda x, _: called.append("rotation") or x)
+    monkeypatch.setattr(fused_ops, "FUSED_ROPE", lambda x, _: called.append("rotation") or x)
     x = torch.zeros(1, 24, 32, dtype=torch.bfloat16, device="meta", requires_grad=grad)
-    row = torch.zeros(1, 1, 32, device="meta")
+    part = torch.zeros(1, 1, 32, device="meta")
     with torch.set_grad_enabled(grad):
-        normed = fused_ops.modulated_norm(x, row, row, 1e-6)
-        turned = fused_ops.rotate(x, ROTATIONS.to("meta"), 2)
+        normed = fused_ops.modulated_norm(x, part, part, 1e-6)
+        turned = fused_ops.apply_rope(x, FREQS_CIS.to("meta"), 2)
     assert called == ([] if grad else ["norm", "rotation"])
     assert (normed.requires_grad, turned.requires_grad) == (grad, grad)
     with torch.no_grad():
         fused_ops.modulated_norm(draw(1, 24, 32), draw(1, 1, 32), draw(1, 1, 32), 1e-6)
-        fused_ops.rotate(x.detach().float(), ROTATIONS.to("meta"), 2)
+        fused_ops.apply_rope(x.detach().float(), FREQS_CIS.to("meta"), 2)
     assert len(called) == (0 if grad else 2)
 
 
@@ -227,8 +234,8 @@ def test_a_forward_through_core_s_kernels_equals_the_reference(case, dtype, most
     layout are the same.
     """
     monkeypatch.setattr(fused_ops, "FUSED_NORM", KERNELS.adaln)
-    monkeypatch.setattr(fused_ops, "FUSED_ROTATION", KERNELS.apply_rope1)
-    monkeypatch.setattr(fused_ops, "on_card", lambda _: True)
+    monkeypatch.setattr(fused_ops, "FUSED_ROPE", KERNELS.apply_rope1)
+    monkeypatch.setattr(fused_ops, "uses_device_kernels", lambda _: True)
     tensors, _ = load(f"fusion_t32_{case}")
     time = tensors["t"]
     if case == "i2av":

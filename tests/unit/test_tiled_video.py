@@ -226,7 +226,7 @@ def test_auto_takes_the_largest_tile_for_which_memory_is_found(
     def expected(cells):
         return tiles.least_work(20, 33, lambda rows, columns: rows * columns <= cells)
 
-    sizes = [(grid.rows.tile, grid.columns.tile) for grid in map(expected, (in_all, found))]
+    sizes = [(grid.height.tile, grid.width.tile) for grid in map(expected, (in_all, found))]
     assert set(decoded) == {sizes[1]}
     assert asked == [needed(size) for size in sizes]
 

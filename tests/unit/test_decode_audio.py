@@ -23,9 +23,9 @@ def small():
 
 
 def pieces(monkeypatch, small, mel, longest, reach=None):
-    monkeypatch.setattr(audio, "LONGEST", longest)
+    monkeypatch.setattr(audio, "MAX_CHUNK", longest)
     if reach is not None:
-        monkeypatch.setattr(audio, "reach", lambda _: reach)
+        monkeypatch.setattr(audio, "receptive_field", lambda _: reach)
     return audio.vocode(small, mel, CPU)
 
 
@@ -48,7 +48,7 @@ def heard(sound):
 
 def test_the_reach_is_that_of_the_layers(small):
     """An undefined number reaches whatever depends on it, however little."""
-    assert audio.reach(small) == 38
+    assert audio.receptive_field(small) == 38
     mel = torch.zeros(1, 80, 120)
     mel[..., 60] = torch.nan
     assert heard(small(mel)) == list(range(60 - 38, 60 + 38 + 1))
@@ -77,7 +77,7 @@ def test_the_reach_follows_the_config(config):
     mel = torch.zeros(1, 80, 101)
     mel[..., 50] = torch.nan
     frames = model(mel).isnan().view(101, -1).any(1).nonzero().flatten()
-    assert audio.reach(model) == 50 - frames.min() == frames.max() - 50
+    assert audio.receptive_field(model) == 50 - frames.min() == frames.max() - 50
 
 
 @pytest.mark.parametrize("frame", [80 - 38, 79 + 38])
