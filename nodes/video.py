@@ -10,8 +10,9 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..ovi_model.core_facts import choose
+from ..ovi_model.save.containers import CONTAINERS, Container
 from ..ovi_model.save.file_name import check_prefix
-from ..ovi_model.save.mux import CONTAINERS, Clip, Container, split_clips, write_clip
+from ..ovi_model.save.mux import Clip, split_clips, write_clip
 
 PREVIEW, PREVIEW_QUALITY = CONTAINERS["webm"], 50  # takes every picture size, and browsers play it
 

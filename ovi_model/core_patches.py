@@ -23,7 +23,8 @@ import torch
 from comfy.nested_tensor import NestedTensor
 
 from . import core_facts
-from .family import IMAGE_MODEL, OviBase, OviConfig, check_noise, read_unet_config
+from .family import IMAGE_MODEL, OviBase, OviConfig, read_unet_config
+from .latent.given import check_noise
 from .load import checkpoint, lora_names
 from .load.weight_file import find_tensors
 from .log import log
@@ -42,35 +43,27 @@ class Patch(NamedTuple):
     def install(self) -> None:
         setattr(self.home, self.name, self.wrap(getattr(self.home, self.name, None)))
 
+    @property
     def place(self) -> str:
-        """Return the name by which core's users know what is replaced."""
-        home = self.home
-        return (
-            f"{home.__module__}.{home.__name__}.{self.name}"
-            if isinstance(home, type)
-            else f"{home.__name__}.{self.name}"
-        )
+        """What is replaced, by its full name."""
+        module = f"{self.home.__module__}." if isinstance(self.home, type) else ""
+        return f"{module}{self.home.__name__}.{self.name}"
 
 
 def install() -> None:
-    """Make stock loaders, LoRA loaders and samplers know Ovi; once, and not where core or another
-    copy does already.
+    """Make stock loaders, LoRA loaders and samplers know Ovi.
+
+    Once, and not where core, or another copy of this extension, does already.
     """
-    known = next(
-        (
-            entry
-            for entry in comfy.supported_models.models
-            if entry.unet_config.get("image_model") == IMAGE_MODEL
-        ),
-        None,
-    )
-    if known is None:
-        comfy.supported_models.models.append(OviConfig)
+    entries = comfy.supported_models.models
+    known = [entry for entry in entries if entry.unet_config.get("image_model") == IMAGE_MODEL]
+    if not known:
+        entries.append(OviConfig)
         for patch in PATCHES:
             if patch.is_needed:
                 patch.install()
-    elif known is not OviConfig:
-        log.warning(_say_who_else(known))
+    elif known[0] is not OviConfig:
+        log.warning(_say_who_else(known[0]))
 
 
 def _say_who_else(known: type) -> str:
@@ -97,18 +90,16 @@ def _detect_ovi(original):
     @functools.wraps(original)
     def detect_unet_config(state_dict, key_prefix, metadata=None, **kwargs):
         config = read_unet_config(state_dict, key_prefix, metadata)
-        return (
-            original(state_dict, key_prefix, metadata=metadata, **kwargs)
-            if config is None
-            else config
-        )
+        if config is not None:
+            return config
+        return original(state_dict, key_prefix, metadata=metadata, **kwargs)
 
     return detect_unet_config
 
 
 def _read_ovi(original):
-    """Also make sure that what was read as Ovi became Ovi: another extension may have replaced the
-    detection.
+    """Read checkpoints of training runs, and make sure that Ovi is taken for Ovi: another extension
+    may have replaced the detection.
     """
 
     @functools.wraps(original)

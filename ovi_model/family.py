@@ -4,7 +4,6 @@ memory it takes.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import comfy.conds
@@ -12,7 +11,6 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.quant_ops
-import comfy.sample
 import comfy.supported_models
 import comfy.utils
 import torch
@@ -21,10 +19,13 @@ from torch import Tensor
 
 from . import core_facts
 from .config import AUDIO_STEPS_PER_INTERVAL
+from .latent.given import check_is_joint, check_noise
+from .latent.hold import clean_frames
 from .load import checkpoint, quantization, quanto
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
+from .text.prompt import without_padding
 
 IMAGE_MODEL = "ovi"
 
@@ -66,7 +67,7 @@ class OviBase(comfy.model_base.BaseModel):
         clean frames.
         """
         noise, shapes = kwargs.get("noise"), kwargs.get("latent_shapes")
-        _check_latent(noise)
+        check_is_joint(noise)
         if noise is not None and shapes is not None and len(shapes) > 1:
             check_noise(noise, shapes)
         out = super().extra_conds(**kwargs)
@@ -170,7 +171,7 @@ class OviBase(comfy.model_base.BaseModel):
                 "type 'wan'."
             )
         if text.shape[1] > config.text_length:
-            text = _joined(text, config.text_length)
+            text = without_padding(text, config.text_length)
         return torch.nn.functional.pad(text, (0, 0, 0, config.text_length - text.shape[1]))
 
     def _on_video(self, process, latent):
@@ -241,78 +242,6 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
             }
         checkpoint.check_weights(weights, self.unet_config["video"], self.unet_config["audio"])
         return weights
-
-
-def _check_latent(noise: Tensor | None) -> None:
-    """Raise ValueError unless a sampler was given a pack of picture and sound, or a video without
-    sound.
-    """
-    if noise is None or noise.ndim == 5 or (noise.ndim == 3 and noise.shape[1] == 1):
-        return
-    found = (
-        "sound without a picture" if noise.ndim == 3 else f"a latent of shape {list(noise.shape)}"
-    )
-    raise ValueError(
-        f"The sampler was given {found}; Ovi samples both together. Connect 'Ovi Latent', or put a "
-        "video latent and an audio latent together with 'Ovi Concat Latent'."
-    )
-
-
-def _joined(text: Tensor, length: int) -> Tensor:
-    """[B, T, D] -> [B, length, D]: what 'Conditioning (Concat)' put together, without the zeros
-    between.
-    """
-    is_padding = (text == 0).all(-1)
-    order = is_padding.int().argsort(dim=1, stable=True)
-    if (~is_padding).sum(1).max() > length:
-        log.warning(
-            "The prompts put together have more than %d tokens: what is above is cut.", length
-        )
-    return text.gather(1, order[..., None].expand_as(text))[:, :length]
-
-
-def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:
-    """Say which frames the model gets clean, at time 0: the first, where all of it is held; [B, 1,
-    F, 1, 1] or None.
-
-    Only the first, for only that is what image-to-video was trained on. Every other held part is
-    noised to the
-    level of the run: a model with one clock for both towers loses their sync when one of them is
-    given clean. denoise_mask: the sampler's, in the shape of the latent or of the pack; 0 is held.
-    """
-    if denoise_mask is None:
-        return None
-    video_mask = (
-        core_facts.unpack_latents(denoise_mask, shapes)[0]
-        if denoise_mask.ndim == 3
-        else denoise_mask
-    )
-    frames = video_mask.new_zeros(video_mask.shape[0], 1, video_mask.shape[2], 1, 1)
-    frames[:, 0, 0, 0, 0] = (video_mask[:, :, 0].flatten(1).amax(dim=1) == 0).to(frames.dtype)
-    return frames
-
-
-def check_noise(noise: Tensor, shapes: list) -> None:
-    """Raise ValueError unless noise, packed as the sampler packs it, is of all streams; zeros stand
-    for none of it.
-
-    Extensions replace core's `prepare_noise` for every workflow by one that makes noise of the
-    first stream alone.
-    """
-    if noise.shape[-1] == sum(math.prod(shape[1:]) for shape in shapes) or not noise.any():
-        return
-    replaced_by = core_facts.find_replacement(comfy.sample, "prepare_noise")
-    if replaced_by:
-        raise ValueError(
-            f"The noise is of the picture alone: '{replaced_by}' replaced "
-            "comfy.sample.prepare_noise, for every workflow, by a function that does not know "
-            "latents of picture and sound. Update or remove that extension, then restart ComfyUI."
-        )
-    latents = " and ".join(str(list(shape)) for shape in shapes)
-    raise ValueError(
-        f"The noise has one shape, {list(noise.shape)}, and the latent two, {latents}, for picture "
-        "and sound. Use 'RandomNoise', or a noise node that takes latents of several parts."
-    )
 
 
 def read_unet_config(

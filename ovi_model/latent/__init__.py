@@ -1,0 +1,1 @@
+"""Lengths and sizes, the joint latent, and what is held of it."""

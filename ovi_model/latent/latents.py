@@ -25,8 +25,8 @@ def empty(width: int, height: int, frames: int, batch_size: int) -> dict:
 
 
 def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_size: int) -> dict:
-    """Return a latent whose first frame is an encoded image, held by a nested mask; images
-    [N, H, W, C], 0 to 1.
+    """Return a latent whose first frame is an encoded image, held by a nested mask; images [N, H,
+    W, C], 0 to 1.
 
     Raises ValueError unless there is one image, or one for each clip of the batch, or if the VAE is
     not Wan 2.2's.

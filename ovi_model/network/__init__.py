@@ -1,0 +1,1 @@
+"""The twin DiT: both towers in lock step, and the memory they take."""

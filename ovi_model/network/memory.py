@@ -35,48 +35,68 @@ def memory_required(
     copies: bool,
     fused: Fused,
 ) -> float:
-    """Return the bytes a forward holds at its peak, besides weights and inputs; depth makes no
-    difference.
+    """Return the bytes a forward holds at its peak, besides weights and inputs, at any depth.
 
-    The peak lies in the FFN of a video block or, for many tokens, in its attention; for few tokens,
-    at the start,
-    where the largest weight may be copied to another device or precision.
-    shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L]. dtype: of the
-    activations.
-    copies: whether weights are copied to that precision when they are used.
+    shape: of a pack [B, 1, N], a video [B, 48, F, H, W] or a sound [B, 20, L].
+    dtype: of the activations; copies: whether weights are copied to it when they are used.
     """
     batch, tokens = shape[0], _tokens(video, shape)
-    hidden = batch * tokens * video.dim * dtype.itemsize
-    inside = min(batch * tokens, FFN_TOKENS) * (video.dim + video.ffn_dim) * dtype.itemsize
-    attention_weight, ffn_weight = (
-        copies * video.dim * width * dtype.itemsize for width in (video.dim, video.ffn_dim)
+    latent = batch * tokens * video.in_dim * math.prod(video.patch_size) * dtype.itemsize
+    texts = 2 * batch * video.text_length * video.dim * dtype.itemsize
+    freqs_cis = 2 * tokens * video.head_dim * torch.float32.itemsize
+    peak = max(
+        _in_attention(video, batch, tokens, dtype, copies, fused),
+        _in_ffn(video, batch * tokens, dtype, copies),
+        _at_the_end(video, batch * tokens, dtype),
+        _at_the_start(audio, dtype),
     )
-    weight = audio.patch_hidden * audio.dim * audio.patch_kernel * dtype.itemsize
-    # In attention: the hidden state, query, key, value and what was read. In the FFN: the state,
-    # and of the tokens that go through at once the modulated state and the wide one. In both: a
-    # weight's copy in the precision of activations. At the end: the state, the velocity, and that
-    # packed.
-    velocity = batch * tokens * video.out_dim * math.prod(video.patch_size) * torch.float32.itemsize
-    peaks = [
-        5 * hidden + attention_weight,
-        hidden + inside + ffn_weight,
-        hidden + 2 * velocity,
-        weight,
-    ]
+    return MARGIN * (peak + latent + texts + freqs_cis)
+
+
+def _in_attention(
+    video: VideoTowerConfig,
+    batch: int,
+    tokens: int,
+    dtype: torch.dtype,
+    copies: bool,
+    fused: Fused,
+) -> float:
+    """The peak for many tokens, in a video block."""
+    channels = batch * tokens * video.dim
+    hidden = channels * dtype.itemsize
+    # The hidden state, query, key, value, what was read; a weight's copy.
+    peaks = [5 * hidden + copies * video.dim**2 * dtype.itemsize]
     if not fused.norm:
         # The state, modulated, query, key; and of the key, in float32, a copy and its products with
         # norm and weight.
         states = 2 if dtype == torch.float32 else 3
-        peaks.append(4 * hidden + states * batch * tokens * video.dim * torch.float32.itemsize)
+        peaks.append(4 * hidden + states * channels * torch.float32.itemsize)
     if not fused.attention:
         # The state; query, key, value, and these again by head; what was read. For one slice:
         # scores and their softmax.
         scores = batch * video.num_heads * SLICE * tokens * dtype.itemsize
         peaks.append(8 * hidden + 2 * scores)
-    latent = batch * tokens * video.in_dim * math.prod(video.patch_size) * dtype.itemsize
-    texts = 2 * batch * video.text_length * video.dim * dtype.itemsize
-    freqs_cis = 2 * tokens * video.head_dim * torch.float32.itemsize
-    return MARGIN * (max(peaks) + latent + texts + freqs_cis)
+    return max(peaks)
+
+
+def _in_ffn(video: VideoTowerConfig, tokens: int, dtype: torch.dtype, copies: bool) -> float:
+    """The state, and of the tokens that go through at once the modulated state and the wide one; a
+    weight's copy.
+    """
+    inside = min(tokens, FFN_TOKENS) * (video.dim + video.ffn_dim)
+    weight = copies * video.dim * video.ffn_dim
+    return (tokens * video.dim + inside + weight) * dtype.itemsize
+
+
+def _at_the_end(video: VideoTowerConfig, tokens: int, dtype: torch.dtype) -> float:
+    """The state, the velocity in float32, and that packed."""
+    velocity = tokens * video.out_dim * math.prod(video.patch_size) * torch.float32.itemsize
+    return tokens * video.dim * dtype.itemsize + 2 * velocity
+
+
+def _at_the_start(audio: AudioTowerConfig, dtype: torch.dtype) -> float:
+    """The largest weight, which may be copied to another device or precision; for few tokens."""
+    return audio.patch_hidden * audio.dim * audio.patch_kernel * dtype.itemsize
 
 
 def _tokens(video: VideoTowerConfig, shape: Sequence[int]) -> int:

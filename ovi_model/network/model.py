@@ -1,7 +1,8 @@
 """The twin DiT: a video and an audio tower that go through their blocks in lock step.
 
 The video tower is the root module and the audio tower its child `audio_model`, so that keys made
-for Wan 2.2 5B fit. Source: character-ai/Ovi, ovi/modules/fusion.py, FusionModel.
+for Wan 2.2 5B fit.
+Source: character-ai/Ovi, ovi/modules/fusion.py, FusionModel.
 """
 
 from __future__ import annotations
@@ -20,20 +21,10 @@ from torch import Tensor, nn
 from ..config import ROPE_THETA, AudioTowerConfig, TowerConfig, VideoTowerConfig
 from ..core_facts import folder_of, unpack_latents
 from ..log import log
-from .blocks import Block, Head, OtherTower, precisely
-from .fused_ops import PRECISE_DEVICES, add, overwrites
+from .blocks import Block, Head, precisely
+from .fused_ops import PRECISE_DEVICES
+from .lock_step import Hidden, TowerInputs, copy_states, run_blocks, run_skipping_negative
 from .rope import audio_freqs_cis, video_freqs_cis, window_offset
-
-# Core's index of the negative prompt in `transformer_options["cond_or_uncond"]`.
-NEGATIVE = 1
-
-
-class TowerInputs(NamedTuple):
-    """What every block of one tower is given besides the hidden state."""
-
-    time: Tensor  # [B, T, 6, D], one for L / T tokens in a row
-    text: Tensor  # [B, text length, D]
-    freqs_cis: Tensor  # [1, L, 1, d / 2, 2, 2]
 
 
 class Embedded(NamedTuple):
@@ -42,10 +33,6 @@ class Embedded(NamedTuple):
     hidden: Tensor  # [B, L, D]
     inputs: TowerInputs
     time: Tensor  # [B, T, D], as the head reads it
-
-
-# Hidden states [B, L, D] of the towers in use, the video tower first.
-Hidden = tuple[Tensor, ...]
 
 
 class Tower(nn.Module):
@@ -288,72 +275,6 @@ class OviModel(Tower):
         order = "b (f h w) (p q r c) -> b c (f p) (h q) (w r)"
         video = rearrange(patches, order, f=f, h=h, w=w, p=p, q=q, r=r)
         return video[:, :, : shape[2], : shape[3], : shape[4]]
-
-
-def copy_states(hidden: Hidden) -> Hidden:
-    """Return hidden states that nobody else holds."""
-    return tuple(x.clone(memory_format=torch.contiguous_format) for x in hidden)
-
-
-def run_blocks(
-    blocks: tuple[Block, ...],
-    hidden: Hidden,
-    inputs: tuple[TowerInputs, ...],
-    transformer_options: dict,
-) -> Hidden:
-    """Run one block of each tower, over the hidden states given.
-
-    Each tower reads the other as its self-attention left it.
-    """
-    modulations = [block.modulate(given.time) for block, given in zip(blocks, inputs, strict=True)]
-    hidden = tuple(
-        block.attend_self(x, modulation, given.freqs_cis, transformer_options)
-        for block, x, (modulation, _), given in zip(
-            blocks, hidden, modulations, inputs, strict=True
-        )
-    )
-    updates = [
-        block.read(x, given.text, given.freqs_cis, other, transformer_options)
-        for block, x, given, other in zip(
-            blocks, hidden, inputs, _other_towers(hidden, inputs), strict=True
-        )
-    ]
-    hidden = tuple(add(x, update) for x, update in zip(hidden, updates, strict=True))
-    del updates
-    return tuple(
-        block.feed_forward(x, modulation)
-        for block, x, (_, modulation) in zip(blocks, hidden, modulations, strict=True)
-    )
-
-
-def _other_towers(hidden: Hidden, inputs: tuple[TowerInputs, ...]) -> list[OtherTower | None]:
-    """What each tower reads of the other; nothing where it is alone."""
-    if len(hidden) == 1:
-        return [None]
-    video, audio = (OtherTower(x, given.freqs_cis) for x, given in zip(hidden, inputs, strict=True))
-    return [audio, video]
-
-
-def run_skipping_negative(
-    blocks: tuple[Block, ...],
-    hidden: Hidden,
-    inputs: tuple[TowerInputs, ...],
-    transformer_options: dict,
-) -> Hidden:
-    """Skip-layer guidance: samples of the negative prompt pass by this block, and cost nothing."""
-    kinds = transformer_options.get("cond_or_uncond", [0])
-    count = len(kinds)
-    parts = [list(states) for states in zip(*(x.chunk(count) for x in hidden), strict=True)]
-    for i, kind in enumerate(kinds):
-        if kind != NEGATIVE:
-            own = tuple(
-                TowerInputs(given.time.chunk(count)[i], given.text.chunk(count)[i], given.freqs_cis)
-                for given in inputs
-            )
-            parts[i] = run_blocks(blocks, tuple(parts[i]), own, transformer_options)
-    if overwrites():
-        return hidden
-    return tuple(torch.cat(of_tower) for of_tower in zip(*parts, strict=True))
 
 
 def diffusion_model(model) -> OviModel:

@@ -1,9 +1,8 @@
 """Flow UniPC and its schedule: the sampler that Ovi's published settings are made for.
 
 UniPC (arXiv 2302.04867), multistep, order 2, B2(h) = e^h - 1, predicting the clean latent, with
-time measured as
-lambda = log((1 - sigma) / sigma). Source: diffusers, FlowUniPCMultistepScheduler as used by
-character-ai/Ovi.
+time measured as lambda = log((1 - sigma) / sigma).
+Source: diffusers, FlowUniPCMultistepScheduler as used by character-ai/Ovi.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ def sample_flow_unipc(
     """Sample with ComfyUI's sampler interface; x [B, ...] keeps its shape, one model call a step.
 
     model: ComfyUI's denoiser; called with x and noise levels [B] it returns the clean latent it
-    predicts, and it holds the `noise` of this run. disable: True hides the bar of steps in the log,
-    None hides it where the log is no terminal.
+    predicts, and it holds the `noise` of this run.
+    disable: True hides the bar of steps in the log, None hides it where the log is no terminal.
     Raises ValueError unless every noise level is below the last.
     """
     levels = [float(sigma) for sigma in sigmas]

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,103 +14,10 @@ import torch
 import torchaudio
 from torch import Tensor
 
-BT709_LIMITED = {
-    "color_primaries": 1,
-    "color_trc": 1,
-    "colorspace": 1,
-    "color_range": 1,
-}  # ITU-T H.273; MPEG range
-AAC_RATES = (
-    96000,
-    88200,
-    64000,
-    48000,
-    44100,
-    32000,
-    24000,
-    22050,
-    16000,
-    12000,
-    11025,
-    8000,
-    7350,
-)
-FALLBACK_RATE = 48000
-KEEP_WORKFLOW_IN_FRONT = {
-    "movflags": "use_metadata_tags+faststart"
-}  # ComfyUI's page reads a dropped file's first 2 MB
+from .containers import Container, check_encoders
 
-
-def _crf(worst: int, best: int, quality: int) -> str:
-    return str(round(worst + (best - worst) * quality / 100))
-
-
-def _x264_options(quality: int) -> dict[str, str]:
-    return {"crf": _crf(50, 10, quality)}
-
-
-def _vp9_options(quality: int) -> dict[str, str]:
-    return {"crf": _crf(60, 15, quality), "deadline": "good", "cpu-used": "5", "row-mt": "1"}
-
-
-def _prores_options(quality: int) -> dict[str, str]:
-    """Four profiles: Proxy from 0, LT from 25, Standard from 50, HQ from 75."""
-    return {"profile": str(min(quality // 25, 3)), "vendor": "apl0"}
-
-
-@dataclass(frozen=True)
-class Container:
-    """One file format and the encoders that fill it.
-
-    video_options: quality 0 (smallest) to 100 (best) -> encoder options.
-    picture_format: the RGB layout handed to the converter. size_step: width and height must be
-    multiples, in pixels. audio_rates: Hz the audio encoder keeps; any other is resampled to 48,000
-    (empty: keeps all).
-    is_streamable: browsers play it and stock video nodes repack it.
-    """
-
-    suffix: str
-    video_codec: str
-    pixel_format: str
-    video_options: Callable[[int], dict[str, str]]
-    audio_codec: str
-    sample_format: str
-    audio_rates: tuple[int, ...] = ()
-    picture_format: str = "rgb24"
-    size_step: int = 1
-    is_streamable: bool = True
-    file_options: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return self.suffix[1:]
-
-
-CONTAINERS = {
-    "mp4": Container(
-        ".mp4",
-        "libx264",
-        "yuv420p",
-        _x264_options,
-        "aac",
-        "fltp",
-        AAC_RATES,
-        size_step=2,
-        file_options=KEEP_WORKFLOW_IN_FRONT,
-    ),
-    "webm": Container(".webm", "libvpx-vp9", "yuv420p", _vp9_options, "libopus", "flt", (48000,)),
-    "mov": Container(
-        ".mov",
-        "prores_ks",
-        "yuv422p10le",
-        _prores_options,
-        "pcm_s24le",
-        "s32",
-        picture_format="rgb48le",
-        is_streamable=False,
-        file_options=KEEP_WORKFLOW_IN_FRONT,
-    ),
-}
+# ITU-T H.273; MPEG range.
+BT709_LIMITED = {"color_primaries": 1, "color_trc": 1, "colorspace": 1, "color_range": 1}
 
 
 @dataclass(frozen=True)
@@ -129,26 +36,22 @@ class Clip:
 
 
 def frame_rate(fps: float) -> Fraction:
-    """Frames a second as an exact fraction: 23.976, 29.97, 59.94 are the television rates
-    24000/1001 and so on.
-    """
+    """Frames a second as a fraction; 23.976, 29.97 and so on are television's 24000/1001..."""
     if not 0 < fps < float("inf"):
         raise ValueError(
             f"fps is {fps}: expected a number of frames a second above 0, for example 24."
         )
     television = Fraction(round(fps * 1.001) * 1000, 1001)
-    return (
-        television
-        if abs(television - Fraction(fps)) < 0.0005
-        else Fraction(fps).limit_denominator(1001)
-    )
+    if abs(television - Fraction(fps)) < 0.0005:
+        return television
+    return Fraction(fps).limit_denominator(1001)
 
 
 def split_clips(images: Tensor, fps: float, audio: dict | None) -> list[Clip]:
     """Clips of equal length, one for each sound in the batch; one clip where there is no sound.
 
-    images [B * N, H, W, C]: the clips one after the other. audio: ComfyUI's AUDIO, waveform [B, C,
-    L].
+    images [B * N, H, W, C]: the clips one after the other.
+    audio: ComfyUI's AUDIO, waveform [B, C, L].
     Raises ValueError when pictures or sound cannot fill a file.
     """
     _check_images(images)
@@ -210,34 +113,31 @@ def write_clip(
 ) -> None:
     """Encode a clip to a new file; the file appears under its name when it is whole, or not at all.
 
-    quality: 0 to 100. metadata: tags of the file. on_frame: called after each frame; what it raises
-    stops the work. Raises ValueError for pictures that do not fit, RuntimeError for an encoder that
-    PyAV lacks, OSError with the path.
+    quality: 0 to 100.
+    metadata: tags of the file.
+    on_frame: called after each frame; what it raises stops the work.
+    Raises ValueError for pictures that do not fit, RuntimeError for an encoder that PyAV lacks,
+    OSError with the path.
     """
     _check_size(clip, container)
-    _check_encoders(clip, container)
+    check_encoders(container, clip.waveform is not None)
     with (
         _whole_file(path) as partial,
         av.open(str(partial), "w", options=container.file_options) as output,
     ):
         output.metadata.update(metadata)
-        picture_stream = _add_pictures(output, clip, container, quality)
+        streams = [_add_pictures(output, clip, container, quality)]
         sound = _fit_sound(clip, container)
-        sound_stream = (
-            None
-            if sound is None
-            else _add_sound(output, len(sound), _encoder_rate(clip, container), container)
-        )
+        if sound is not None:
+            rate = container.audio_rate(clip.sample_rate)
+            streams.append(_add_sound(output, len(sound), rate, container))
         for index in range(len(clip.frames)):
-            output.mux(picture_stream.encode(_picture(clip, index, container)))
-            if sound is not None and sound_stream is not None:
-                output.mux(
-                    sound_stream.encode(
-                        _sound_of_frame(sound, index, clip.frame_rate, sound_stream)
-                    )
-                )
+            output.mux(streams[0].encode(_picture(clip, index, container)))
+            if sound is not None:
+                samples = _sound_of_frame(sound, index, clip.frame_rate, streams[1])
+                output.mux(streams[1].encode(samples))
             on_frame()
-        for stream in filter(None, (picture_stream, sound_stream)):
+        for stream in streams:
             output.mux(stream.encode(None))
 
 
@@ -248,34 +148,6 @@ def _check_size(clip: Clip, container: Container) -> None:
                 f"images has a {name} of {size} pixels, and {container.name} holds even sizes "
                 f"only: scale or crop it to {size - 1} or {size + 1}, or save as webm or mov."
             )
-
-
-def _check_encoders(clip: Clip, container: Container) -> None:
-    missing = _missing_encoders(container, clip)
-    if missing:
-        others = [name for name, other in CONTAINERS.items() if not _missing_encoders(other, clip)]
-        advice = (
-            f"choose format {' or '.join(others)}"
-            if others
-            else "reinstall it with 'pip install av'"
-        )
-        raise RuntimeError(
-            f"format {container.name} needs the encoder {missing[0]}, which this PyAV lacks: "
-            f"{advice}."
-        )
-
-
-def _missing_encoders(container: Container, clip: Clip) -> list[str]:
-    names = [container.video_codec] + [container.audio_codec] * (clip.waveform is not None)
-    return [name for name in names if not _has_encoder(name)]
-
-
-def _has_encoder(name: str) -> bool:
-    try:
-        av.Codec(name, "w")
-    except ValueError:
-        return False
-    return True
 
 
 @contextmanager
@@ -335,18 +207,11 @@ def _tag_colours(target: av.VideoCodecContext | av.VideoFrame) -> None:
             setattr(target, name, code)
 
 
-def _encoder_rate(clip: Clip, container: Container) -> int:
-    keeps = not container.audio_rates or clip.sample_rate in container.audio_rates
-    return clip.sample_rate if keeps else FALLBACK_RATE
-
-
 def _fit_sound(clip: Clip, container: Container) -> Tensor | None:
-    """The waveform [C, L] at the encoder's rate, within -1 to 1, at least as long as the pictures
-    (else silence).
-    """
+    """The waveform [C, L] at the encoder's rate, -1 to 1, filled up to the pictures' length."""
     if clip.waveform is None:
         return None
-    rate = _encoder_rate(clip, container)
+    rate = container.audio_rate(clip.sample_rate)
     sound = torchaudio.functional.resample(
         clip.waveform.detach().cpu().float(), clip.sample_rate, rate
     )

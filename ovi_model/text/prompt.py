@@ -2,12 +2,15 @@
 trained on.
 
 Speech is `<S>...<E>`. Sound is `<AUDCAP>...<ENDAUDCAP>` for the 720x720 checkpoint, `Audio: ...`
-for the others. Source: character-ai/Ovi, ovi/utils/utils.py.
+for the others.
+Source: character-ai/Ovi, ovi/utils/utils.py.
 """
 
 from __future__ import annotations
 
 import re
+
+from torch import Tensor
 
 from ..config import TEXT_LENGTH
 from ..log import log
@@ -136,3 +139,16 @@ def _cut(tokens: list, text: str) -> list:
         text[:40],
     )
     return [*tokens[: TEXT_LENGTH - 1], tokens[-1]]
+
+
+def without_padding(text: Tensor, length: int) -> Tensor:
+    """[B, T, D] -> [B, length, D]: what 'Conditioning (Concat)' put together, without the zeros
+    between.
+    """
+    is_padding = (text == 0).all(-1)
+    order = is_padding.int().argsort(dim=1, stable=True)
+    if (~is_padding).sum(1).max() > length:
+        log.warning(
+            "The prompts put together have more than %d tokens: what is above is cut.", length
+        )
+    return text.gather(1, order[..., None].expand_as(text))[:, :length]

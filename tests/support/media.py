@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import torch
-from comfyui_ovi.ovi_model.save import mux
+from comfyui_ovi.ovi_model.save import containers, mux
 
 
 def save(
@@ -20,7 +20,9 @@ def save(
 ):
     (clip,) = mux.split_clips(images, fps, audio)
     path = folder / f"clip.{format_name}"
-    mux.write_clip(path, clip, mux.CONTAINERS[format_name], quality, metadata or {}, on_frame)
+    mux.write_clip(
+        path, clip, containers.CONTAINERS[format_name], quality, metadata or {}, on_frame
+    )
     return path
 
 

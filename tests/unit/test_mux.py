@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from comfyui_ovi.ovi_model.save import mux
+from comfyui_ovi.ovi_model.save import containers, mux
 from media import decode, make_audio, save
 
-FORMATS = list(mux.CONTAINERS)
+FORMATS = list(containers.CONTAINERS)
 AUDIO_FRAME = {"mp4": 1024, "webm": 960, "mov": 0}  # samples in one frame of the audio codec
 
 
@@ -64,7 +64,7 @@ def test_colours_survive(tmp_path, format_name):
     error = np.abs(found.frames.mean(axis=(1, 2)) - colours.numpy()) * 255
     assert error.max() < 4
     assert found.matrix == found.primaries == found.transfer == 1
-    container = mux.CONTAINERS[format_name]
+    container = containers.CONTAINERS[format_name]
     assert found.pixel_format == container.pixel_format
 
 

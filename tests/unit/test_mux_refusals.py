@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model.save import mux
+from comfyui_ovi.ovi_model.save import containers, mux
 from media import decode, make_audio, save
 
-FORMATS = list(mux.CONTAINERS)
+FORMATS = list(containers.CONTAINERS)
 
 
 @pytest.mark.parametrize("failing_call", [1, 5, 10])
@@ -96,16 +96,18 @@ def test_odd_sizes(tmp_path, height):
     ],
 )
 def test_a_missing_encoder_is_named_with_a_way_out(tmp_path, monkeypatch, lacking, message):
-    has_encoder = mux._has_encoder
-    monkeypatch.setattr(mux, "_has_encoder", lambda name: name not in lacking and has_encoder(name))
+    has_encoder = containers._has_encoder
+    monkeypatch.setattr(
+        containers, "_has_encoder", lambda name: name not in lacking and has_encoder(name)
+    )
     with pytest.raises(RuntimeError, match=message):
         save(tmp_path, "mp4", torch.zeros(2, 32, 32, 3), audio=make_audio(100))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_encoders_are_looked_up_in_pyav():
-    assert mux._has_encoder("libx264")
-    assert not mux._has_encoder("no_such_encoder")
+    assert containers._has_encoder("libx264")
+    assert not containers._has_encoder("no_such_encoder")
 
 
 def test_frames_that_are_not_numbers(tmp_path):

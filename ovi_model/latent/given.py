@@ -1,0 +1,48 @@
+"""What samplers hand over, checked: a joint latent, and noise for both of its streams."""
+
+from __future__ import annotations
+
+import math
+
+import comfy.sample
+from torch import Tensor
+
+from ..core_facts import find_replacement
+
+
+def check_is_joint(noise: Tensor | None) -> None:
+    """Raise ValueError unless a sampler was given a pack of picture and sound, or a video without
+    sound.
+    """
+    if noise is None or noise.ndim == 5 or (noise.ndim == 3 and noise.shape[1] == 1):
+        return
+    found = (
+        "sound without a picture" if noise.ndim == 3 else f"a latent of shape {list(noise.shape)}"
+    )
+    raise ValueError(
+        f"The sampler was given {found}; Ovi samples both together. Connect 'Ovi Latent', or put a "
+        "video latent and an audio latent together with 'Ovi Concat Latent'."
+    )
+
+
+def check_noise(noise: Tensor, shapes: list) -> None:
+    """Raise ValueError unless noise, packed as the sampler packs it, is of all streams; zeros stand
+    for none of it.
+
+    Extensions replace core's `prepare_noise` for every workflow by one that makes noise of the
+    first stream alone.
+    """
+    if noise.shape[-1] == sum(math.prod(shape[1:]) for shape in shapes) or not noise.any():
+        return
+    replaced_by = find_replacement(comfy.sample, "prepare_noise")
+    if replaced_by:
+        raise ValueError(
+            f"The noise is of the picture alone: '{replaced_by}' replaced "
+            "comfy.sample.prepare_noise, for every workflow, by a function that does not know "
+            "latents of picture and sound. Update or remove that extension, then restart ComfyUI."
+        )
+    latents = " and ".join(str(list(shape)) for shape in shapes)
+    raise ValueError(
+        f"The noise has one shape, {list(noise.shape)}, and the latent two, {latents}, for picture "
+        "and sound. Use 'RandomNoise', or a noise node that takes latents of several parts."
+    )
