@@ -47,9 +47,14 @@ def read_core_names() -> CoreNames:
     """Collect the names that the shipped files use."""
     names = CoreNames()
     for path in shipped_files():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        _Reader(names, path.relative_to(REPOSITORY).as_posix()).visit(tree)
+        file = path.relative_to(REPOSITORY).as_posix()
+        read_source(path.read_text(encoding="utf-8"), file, names)
     return names
+
+
+def read_source(text: str, file: str, names: CoreNames) -> None:
+    """Add the names that one file uses."""
+    _Reader(names, file).visit(ast.parse(text))
 
 
 class _Reader(ast.NodeVisitor):

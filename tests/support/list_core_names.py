@@ -1,4 +1,4 @@
-"""Makes docs/compatibility.md: ComfyUI versions that were tried; what of core is changed, asked, used.
+"""Makes docs/compatibility.md: which ComfyUI was tried; what of core is changed, asked and used.
 
 All of it is read from the code, so that the page is the same whichever ComfyUI runs this.
 """

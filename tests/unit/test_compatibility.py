@@ -8,9 +8,21 @@ import list_core_names
 import pytest
 from comfyui_ovi.ovi_model import core_facts
 from comfyui_ovi.ovi_model.core_patches import PATCHES
-from core_names import read_core_names
+from core_names import CoreNames, read_core_names, read_source
 
 NAMES = read_core_names()
+SOURCE = """
+import comfy.sd
+from comfy.ldm.wan import vae2_2 as wan
+
+class Model(comfy.sd.Base):
+    kind = 1
+    def build(self, patcher):
+        size, core = 1, comfy.sd
+        core.load(wan.Decoder, size, hasattr(core, "probe"))
+        comfy = patcher
+        return comfy.not_of_core, self.load.not_of_core
+"""
 # Members that core's class has with a fact, or only without it; all others every core has.
 WITH_FACT = {
     "comfy.model_base.BaseModel.resize_cond_for_context_window": core_facts.NESTED_WINDOWS,
@@ -35,6 +47,17 @@ def _member(home, name: str):
         if hasattr(home, "__path__"):
             return importlib.import_module(f"{home.__name__}.{name}")
         raise
+
+
+def test_names_are_read_through_aliases_and_assignments():
+    names = CoreNames()
+    read_source(SOURCE, "file.py", names)
+    assert names.modules == {"comfy.sd", "comfy.ldm.wan"}
+    wan = "comfy.ldm.wan.vae2_2"
+    assert set(names.used) == {"comfy.sd.Base", "comfy.sd.load", wan, f"{wan}.Decoder"}
+    assert set(names.probed) == {"comfy.sd.probe"}
+    assert set(names.overridden) == {"comfy.sd.Base.kind", "comfy.sd.Base.build"}
+    assert names.module_of(f"{wan}.Decoder") == "comfy.ldm.wan"
 
 
 def test_the_page_is_current():
