@@ -5,6 +5,7 @@ not be.
 import ast
 import json
 import os
+import re
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.graph
 # What scanners of packages take for harm, and no node needs.
 REFUSED = {"subprocess", "ctypes", "socket", "marshal", "pip", "ensurepip"}
 REFUSED_CALLS = {"eval", "exec", "compile", "system", "popen"}
+LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,8 @@ def test_it_holds_what_is_used_and_nothing_else(unpacked):
         "requirements.txt",
     } <= top
     assert {"locales", "miniature", "nodes", "ovi_model", "web", "workflows"} <= top
-    assert not {"tests", "benchmarks", ".ci", ".github", "demo_output"} & top
+    assert not {"tests", "benchmarks", "batch", ".ci", ".github", "demo_output"} & top
+    assert not (unpacked / "miniature" / "training").exists()
     assert sum(path.stat().st_size for path in unpacked.rglob("*")) < 40e6
 
 
@@ -69,7 +72,19 @@ def test_no_file_starts_programs_or_runs_text(unpacked):
 
 
 def test_links_of_its_pages_lead_to_what_it_holds(unpacked):
-    """README.md and help pages are shown where only the archive is."""
+    """README.md and the other pages are read where only the archive is."""
+    pages = [page for page in unpacked.rglob("*.md") if "web" not in page.parts]
+    assert {"README.md", "NOTICE.md", "weights.md"} <= {page.name for page in pages}
+    missing = [
+        f"{page.relative_to(unpacked)}: {link}"
+        for page in pages
+        for link in LINK.findall(page.read_text(encoding="utf-8"))
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert not missing, "name what the archive leaves out as `path`, without a link"
+
+
+def test_links_of_help_pages_stay_in_their_folder(unpacked):
     for page in (unpacked / "web" / "docs").glob("*.md"):
         assert "](../" not in page.read_text(encoding="utf-8"), (
             f"{page.name}: a help page is shown without its folder"

@@ -1,7 +1,5 @@
-"""Writes docs/weights.md, the table of every weight file people have, from the lists that the tests
+"""Makes docs/weights.md, the table of every weight file people have, from the lists that the tests
 load.
-
-Usage: python tests/support/list_weights.py
 """
 
 from collections.abc import Iterable
@@ -14,30 +12,32 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "weights.md"
 
 HEAD = """# Which file goes where
 
-Every file below loads; a test writes a small one of each layout and compares what it makes with the plain file's result
-(`tests/graph/test_layouts.py`). Folders are below `ComfyUI/models`. *Works since* names the version of this extension;
-each works with ComfyUI 0.3.75 and later.
+Every file below loads; a test writes a small one of each layout and compares what it makes with the
+plain file's result (`tests/graph/test_layouts.py`). Folders are below `ComfyUI/models`. *Works
+since* names the version of this extension; each works with ComfyUI 0.3.75 and later.
 
-This page is written by `python tests/support/list_weights.py`.
+This page is written by `python tests/support/write_pages.py`.
 """
 
 MODELS = """
 ## Ovi: diffusion_models
 
-`a + b` is one release in two files: choose the video file as *model* and the audio file as *audio_model*. If one half
-is missing, the node names the other. Files may be renamed: what counts is what is in them. GGUF files load with the
-nodes of [ComfyUI-GGUF](https://github.com/city96/ComfyUI-GGUF).
+`a + b` is one release in two files: choose the video file as *model* and the audio file as
+*audio_model*. If one half is missing, the node names the other. Files may be renamed: what counts
+is what is in them. GGUF files load with the nodes of
+[ComfyUI-GGUF](https://github.com/city96/ComfyUI-GGUF).
 
-Nothing in a file tells Ovi 1.0 from 1.1, but its name does. With `960x960` or `ovi1_1` it is 1.1: *sound_tag* `Audio:`,
-an area of 960 x 960 (1280 x 704, for example); with `10s` also length 241. The other published ones are 1.0, by their
-names and dates: *sound_tag* `<AUDCAP>`, an area of 720 x 720 (960 x 544, for example).
+Nothing in a file tells Ovi 1.0 from 1.1, but its name does. With `960x960` or `ovi1_1` it is 1.1:
+*sound_tag* `Audio:`, an area of 960 x 960 (1280 x 704, for example); with `10s` also length 241.
+The other published ones are 1.0, by their names and dates: *sound_tag* `<AUDCAP>`, an area of 720 x
+720 (960 x 544, for example).
 """
 
 TEXT_ENCODERS = """
 ## Text encoder: text_encoders
 
-A file without a tokenizer takes it from another umT5 file in the folder. If there is none, the node says which file to
-put there. `Load CLIP` reads ComfyUI's own files only.
+A file without a tokenizer takes it from another umT5 file in the folder. If there is none, the node
+says which file to put there. `Load CLIP` reads ComfyUI's own files only.
 """
 
 VIDEO_VAES = """
@@ -47,8 +47,8 @@ VIDEO_VAES = """
 AUDIO_VAES = """
 ## Audio VAE and vocoder: vae
 
-`Load VAE` reads the file that holds both. `python tools/convert_checkpoint.py` makes one of two: see
-[convert.md](convert.md).
+`Load VAE` reads the file that holds both. `python tools/convert_checkpoint.py` makes one of two:
+see [convert.md](convert.md).
 """
 
 
@@ -83,8 +83,3 @@ def table(rows: Iterable, folder: str) -> str:
                 f"| {file} | {row.what} | {row.source} | {loaders} | `{folder}` | {row.since} |"
             )
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(), encoding="utf-8")
