@@ -25,7 +25,7 @@ LAYER_FORMATS = hasattr(comfy.utils, "convert_old_quants")
 # 0.33.0: samplers take masks, noise and previews of a nested latent. This function was the last of
 # it to come.
 NESTED_LATENTS = hasattr(comfy.sample, "prepare_empty_noise")
-# 0.27.0: context windows cut every stream of a nested latent.
+# 0.26.0: context windows cut every stream of a nested latent.
 NESTED_WINDOWS = hasattr(comfy.context_windows, "WindowingState")
 
 

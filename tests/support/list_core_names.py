@@ -112,7 +112,7 @@ def patch_rows() -> Iterator[tuple[str, ...]]:
 
     yield REGISTERED
     for patch in PATCHES:
-        yield code(patch.place()), cores_of(patch), patch.why, patch.newer
+        yield code(patch.place), cores_of(patch), patch.why, patch.newer
 
 
 def brief_changes() -> str:

@@ -87,7 +87,7 @@ def test_core_has_models_that_place_sound_in_context_windows():
     assert has == core_facts.NESTED_WINDOWS
 
 
-@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.place())
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.place)
 def test_a_change_is_made_on_the_cores_that_the_page_says(patch):
     is_old = not core_facts.NESTED_LATENTS
     assert patch.is_needed == (is_old if list_core_names.cores_of(patch) != "every core" else True)
