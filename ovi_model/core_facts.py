@@ -77,8 +77,5 @@ def find_replacement(home, name: str) -> str | None:
 
 def folder_of(module: str) -> Path:
     """Return the folder of the copy of this extension that a module is part of."""
-    return next(
-        folder.parent
-        for folder in Path(sys.modules[module].__file__).parents
-        if folder.name == "ovi_model"
-    )
+    file = Path(sys.modules[module].__file__)
+    return next(folder for folder in file.parents if (folder / "ovi_model").is_dir())

@@ -9,6 +9,7 @@ needs none they change nothing.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,11 +75,23 @@ def _say_who_else(known: type) -> str:
             "load and sample it. The nodes of this extension are made for its own model: update "
             "the extension, or remove it."
         )
-    other, own = core_facts.folder_of(known.__module__), core_facts.folder_of(__name__)
+    return _say_which_copies(known.__module__, __name__)
+
+
+def _warn_of_other_nodes() -> None:
+    """A copy that was loaded later may be too old to say that its nodes took the place of ours."""
+    registered = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+    node = registered.get("OviLatent")
+    if node and core_facts.folder_of(node.__module__) != core_facts.folder_of(__name__):
+        log.warning(_say_which_copies(__name__, node.__module__))
+
+
+def _say_which_copies(of_models: str, of_nodes: str) -> str:
+    models, nodes = core_facts.folder_of(of_models), core_facts.folder_of(of_nodes)
     return (
         "Two copies of this extension are installed: models are loaded and sampled by the one in "
-        f"{other}, and nodes may be those of the one in {own}. Remove one of the two folders, then "
-        "restart ComfyUI."
+        f"{models}, and nodes may be those of the one in {nodes}. Remove one of the two folders, "
+        "then restart ComfyUI."
     )
 
 
@@ -111,6 +124,7 @@ def _read_ovi(original):
         patcher = original(tensors, *args, **kwargs)
         if patcher is None or not _is_ours(patcher.model):
             raise ValueError(_say_what_detects(patcher))
+        _warn_of_other_nodes()
         return patcher
 
     return load_diffusion_model_state_dict

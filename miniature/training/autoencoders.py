@@ -1,4 +1,4 @@
-"""Training of what turns clips into latents and back: the video VAE, the audio VAE and the vocoder."""
+"""Training of what turns clips into latents and back: video VAE, audio VAE and vocoder."""
 
 from __future__ import annotations
 

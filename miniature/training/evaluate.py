@@ -37,7 +37,8 @@ from comfyui_ovi.miniature.training import figures, generate, plots, world  # no
 from comfyui_ovi.miniature.training.judge import Verdict, judge  # noqa: E402
 
 FIRST_SEED = 20_000_000  # of the world's clips; training has seeds below 10 million
-STRIDE = 10  # takes things, colours, counts and pitches in turn, as it has no divisor in common with their number
+# Takes things, colours, counts and pitches in turn: it has no divisor in common with their number.
+STRIDE = 10
 CLIPS_IN_PICTURE = 8
 FIGURES, PICTURE = "figures.json", "clips.png"
 

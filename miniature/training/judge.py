@@ -245,7 +245,7 @@ def _between(left: Tensor, lag: int) -> float:
 
 
 def find_snr(level: Tensor, heard: tuple[float, ...]) -> float | None:
-    """Return by how many dB the events are louder than what lies between them; None without either."""
+    """Return by how many dB events are louder than what lies between them; None without either."""
     times = torch.arange(len(level)) * HOP / SAMPLE_RATE
     loud, silent = (
         torch.zeros(len(level), dtype=torch.bool),

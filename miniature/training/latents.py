@@ -1,4 +1,4 @@
-"""Clips and captions as the towers see them, encoded by the trained parts as ComfyUI encodes them."""
+"""Clips and captions as the towers see them, encoded by trained parts as ComfyUI does it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def encode_sounds(model: nn.Module, count: int) -> Tensor:
 
 @torch.no_grad()
 def encode_pictures(vae: nn.Module, count: int) -> Tensor:
-    """Return the video latents [count, 48, cells, h, w] of the first clips, as the VAE gives them."""
+    """Return the video latents [count, 48, F, H, W] of the first clips, as the VAE gives them."""
     latents = []
     clips = draw_clips(count)
     for start in range(0, count, ENCODED_AT_ONCE):

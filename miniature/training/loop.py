@@ -173,7 +173,8 @@ def draw_losses(
         across = torch.linspace(50, width - 10, len(smooth))
         down = 40 + (height - 60) * (high - smooth) / (high - low)
         pen.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=colour, width=2)
-        text = f"{key}: {10 ** float(high):.3g} to {10 ** float(low):.3g}, last {10 ** float(smooth[-1]):.3g}"
+        first, least, last = (10 ** float(value) for value in (high, low, smooth[-1]))
+        text = f"{key}: {first:.3g} to {least:.3g}, last {last:.3g}"
         pen.text((60 + 220 * index, 8), text, fill=colour)
     pen.text(
         (10, height - 14),

@@ -76,4 +76,5 @@ def describe(verdict: Verdict) -> str:
     errors = ", ".join(
         "none" if error == float("inf") else f"{1000 * error:.0f}" for error in verdict.errors
     )
-    return f"{verdict.colour or 'no colour'}, {verdict.pitch or 'no pitch'}, {seen}, apart by {errors or '-'} ms"
+    colour, pitch = verdict.colour or "no colour", verdict.pitch or "no pitch"
+    return f"{colour}, {pitch}, {seen}, apart by {errors or '-'} ms"

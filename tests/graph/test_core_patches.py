@@ -32,7 +32,7 @@ def written_elsewhere(text):
 
 
 def changes_of(path):
-    """What a file does that can change a module or class: setattr, or an attribute of core's set."""
+    """What a file does that can change a module or class: setattr, or an attribute of core set."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = {"comfy"} | {
         alias.asname or alias.name

@@ -4,10 +4,12 @@ import asyncio
 import importlib
 from pathlib import Path
 
+import comfy.sd
 import comfy.supported_models
 import pytest
 from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model import core_patches, family
+from small_graph import MODEL
 
 pytestmark = pytest.mark.graph
 
@@ -34,7 +36,8 @@ def install(runtime, tmp_path, monkeypatch):
 
 def said(caplog):
     """The warnings of this extension, which the test then has read."""
-    lines = [record.getMessage() for record in caplog.records if record.name == "ovi"]
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    lines = [record.getMessage() for record in warnings if record.name == "ovi"]
     caplog.clear()
     return lines
 
@@ -62,6 +65,22 @@ def test_any_folder_name_and_a_second_copy(runtime, install, tmp_path, caplog, n
     assert "Remove one of the two folders" in line
 
 
+def test_the_first_copy_says_that_the_nodes_are_of_another(
+    install,
+    tmp_path,
+    model_folder,
+    caplog,
+):
+    """The other one may be too old to say so."""
+    install("later")
+    caplog.clear()
+    comfy.sd.load_diffusion_model(str(model_folder / MODEL))
+    (line,) = said(caplog)
+    first = Path(family.__file__).parents[1]
+    assert f"sampled by the one in {first}, and nodes may be" in line
+    assert f"the one in {tmp_path / 'later'}." in line
+
+
 def test_nodes_of_one_copy_say_that_the_model_is_of_another(runtime, install, tmp_path, caplog):
     install("other")
     said(caplog)
@@ -69,6 +88,7 @@ def test_nodes_of_one_copy_say_that_the_model_is_of_another(runtime, install, tm
         f"{str(tmp_path).replace('.', '_x_')}/other.ovi_model.network.model"
     )
     model = runtime.nodes.NODE_CLASS_MAPPINGS["OviMiniature"].execute()[0]
+    said(caplog)
     assert other.diffusion_model(model) is model.get_model_object("diffusion_model")
     (line,) = said(caplog)
     assert str(tmp_path / "other") in line

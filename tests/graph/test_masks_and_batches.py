@@ -1,4 +1,4 @@
-"""Held parts of a latent, batches and interrupts, through every node from the latent to the file."""
+"""Held parts of a latent, batches and interrupts, through every node from latent to file."""
 
 import pytest
 import torch
@@ -97,7 +97,7 @@ def test_masks_survive_being_taken_apart_and_put_together(run, graph):
 
 
 def whole_way(graph, batch_size, folder, text=None):
-    """Every node from the latent to the file; the links of the sampler, the decoder and the saver."""
+    """Every node from the latent to the file; the links of sampler, decoder and saver."""
     settings = {"audio_cfg": 3.0, "skip_layer": 2, "start_percent": 0.0, "end_percent": 1.0}
     model, text = graph.add("OviGuidance", model=graph.model(), **settings), text or graph.text()
     sigmas = graph.add("OviScheduler", steps=2, shift=5.0, denoise=1.0)

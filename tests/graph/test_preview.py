@@ -1,4 +1,4 @@
-"""OviPreview in ComfyUI's own executor: one sheet for each clip, shown in the node and handed on."""
+"""OviPreview in ComfyUI's own executor: a sheet for each clip, shown in the node, handed on."""
 
 import math
 from pathlib import Path

@@ -25,7 +25,8 @@ OPERATORS = {
     "normalisation": "native_layer_norm native_group_norm _fused_rms_norm adaln rms_adaln",
     "rotation": "apply_rope apply_rope1 rms_rope rms_rope1",
     "activation": "gelu silu sigmoid tanh",
-    "copy": "clone copy _to_copy cat stack constant_pad_nd fill zero zeros new_zeros ones full arange eye index",
+    "copy": "clone copy _to_copy cat stack constant_pad_nd fill zero zeros new_zeros ones full "
+    "arange eye index",
     "comparison": "equal",
 }
 KIND = {operator: kind for kind, operators in OPERATORS.items() for operator in operators.split()}
@@ -115,7 +116,7 @@ class CountTraffic(TorchDispatchMode):
 
     @contextlib.contextmanager
     def by_part(self, model: nn.Module) -> Iterator[None]:
-        """Count the operations inside norms, modulations and rotations of a model as these kinds."""
+        """Count what is done inside norms, modulations and rotations of a model as these kinds."""
         hooks = [
             hook
             for module in model.modules()

@@ -121,7 +121,10 @@ def test_the_last_node_counts_and_auto_brings_back_what_another_had_chosen(patch
 @pytest.mark.parametrize("name", NEED_CUDA)
 def test_without_a_cuda_card_one_sentence_says_so_and_the_model_runs(patcher, caplog, name):
     model, report = choose_attention(patcher, name)
-    sentence = f"Attention '{name}' needs a CUDA card and this model runs on 'cpu', so {OWN} runs; choose 'pytorch' or 'auto'."
+    sentence = (
+        f"Attention '{name}' needs a CUDA card and this model runs on 'cpu', so {OWN} runs; choose "
+        "'pytorch' or 'auto'."
+    )
     warnings = [
         record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
     ]

@@ -168,7 +168,8 @@ except ModuleNotFoundError:
     import flash_attn
 def flash_attention(q, k):
     assert q.device.type == 'cuda' and q.dtype == torch.bfloat16
-    return flash_attn.flash_attn_varlen_func(q=q, k=k, v=k, max_seqlen_q=len(q), max_seqlen_k=len(k), causal=False)
+    longest = {"max_seqlen_q": len(q), "max_seqlen_k": len(k)}
+    return flash_attn.flash_attn_varlen_func(q=q, k=k, v=k, **longest, causal=False)
 """
 FUSION = """
 import torch
@@ -178,7 +179,8 @@ class FusionModel(torch.nn.Module):
         super().__init__()
         self.video_model, self.audio_model = WanModel(**video), WanModel(**audio)
     def forward(self, vid, audio, t, vid_context, audio_context, vid_seq_len, audio_seq_len):
-        return [x.bfloat16() for x in vid], audio, vid_seq_len, audio_seq_len, torch.pow(vid_context[0], 2).dtype
+        kind = torch.pow(vid_context[0], 2).dtype
+        return [x.bfloat16() for x in vid], audio, vid_seq_len, audio_seq_len, kind
 """
 
 

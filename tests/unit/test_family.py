@@ -39,7 +39,10 @@ def test_one_line_of_the_log_says_what_is_loaded(caplog):
     entry = family.OviConfig({"image_model": "ovi", "video": video, "audio": audio})
     entry.get_model({"a": torch.zeros(10**6, dtype=torch.bfloat16), "b": torch.zeros(10**6, 4)}, "")
     (line,) = [record.getMessage() for record in caplog.records if record.name == "ovi"]
-    towers = f"video tower {video.num_layers} blocks {video.dim} wide, audio tower {audio.num_layers} blocks"
+    towers = (
+        f"video tower {video.num_layers} blocks {video.dim} wide, "
+        f"audio tower {audio.num_layers} blocks"
+    )
     assert line == f"Ovi: {towers} {audio.dim} wide; weights float32, 0.02 GB"
 
 
@@ -140,7 +143,7 @@ def test_texts_form_a_batch_whatever_their_length(base):
 
 
 def test_prompts_put_together_are_read_one_after_another(base, caplog):
-    """As 'Conditioning (Concat)' makes of two encoded prompts, each filled up to the full length."""
+    """As 'Conditioning (Concat)' makes of two encoded prompts, each filled up to full length."""
     length, width = base.diffusion_model.config.text_length, base.diffusion_model.config.text_dim
     first, second = torch.randn(1, 5, width), torch.randn(1, 7, width)
     filled = [

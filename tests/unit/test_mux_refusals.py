@@ -1,4 +1,4 @@
-"""What cannot be saved is said in one sentence, and nothing is lost, replaced or left half-written."""
+"""What cannot be saved is said in a sentence; nothing is lost, replaced or left half-written."""
 
 import re
 
@@ -72,7 +72,10 @@ def test_odd_sizes(tmp_path, height):
             3,
         )
     side, size = ("height", 33) if height == 33 else ("width", 33)
-    message = f"{side} of {size} pixels, and mp4 holds even sizes only: scale or crop it to 32 or 34, or save as webm or mov"
+    message = (
+        f"{side} of {size} pixels, and mp4 holds even sizes only: scale or crop it to 32 or 34, or "
+        "save as webm or mov"
+    )
     with pytest.raises(ValueError, match=message):
         save(tmp_path, "mp4", images)
 

@@ -134,7 +134,7 @@ each_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name_
 
 
 def default_of(entry):
-    """An input's default; for a choice without one, the first of a fixed list, as the page has it."""
+    """An input's default; for a choice without one, the first of a fixed list, as on the page."""
     default = getattr(entry, "default", None)
     if default is None and getattr(entry, "options", None) and entry.id == "format":
         return entry.options[0]
