@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-MARK = "# Added for a torch without CUDA: torchvision registers fakes for operators only its CUDA library defines."
+MARK = (
+    "# Added for a torch without CUDA: torchvision registers fakes for operators only its CUDA "
+    "library defines."
+)
 DEFINITIONS = f"""
 
 {MARK}
