@@ -29,7 +29,8 @@ WEB_PAGE = "page.safetensors"
 LOAD_MINIATURE = """() => {
     const graph = app.graph, miniature = LiteGraph.createNode('OviMiniature')
     graph.add(miniature)
-    for (const [slot, type] of ['UNETLoader', 'OviTextEncoderLoader', 'VAELoader', 'OviAudioVAELoader'].entries()) {
+    const loaders = ['UNETLoader', 'OviTextEncoderLoader', 'VAELoader', 'OviAudioVAELoader']
+    for (const [slot, type] of loaders.entries()) {
         const loader = graph.nodes.find(node => node.type === type)
         for (const id of [...loader.outputs[0].links]) {
             const link = graph.links.get(id)
@@ -48,7 +49,8 @@ WIRE_BLUEPRINT = """() => {
     const miniature = add('OviMiniature'), save = add('OviSaveVideo')
     for (const [slot, name] of ['model', 'clip', 'vae', 'audio_vae'].entries())
         miniature.connect(slot, blueprint, input(blueprint, name))
-    for (const [slot, name] of ['images', 'audio'].entries()) blueprint.connect(slot, save, input(save, name))
+    for (const [slot, name] of ['images', 'audio'].entries())
+        blueprint.connect(slot, save, input(save, name))
     if (input(blueprint, 'image') >= 0) {
         const image = add('LoadImage')
         image.widgets[0].value = 'example.png'
@@ -56,7 +58,8 @@ WIRE_BLUEPRINT = """() => {
     }
 }"""
 SET_ON_BLUEPRINT = """values => {
-    for (const widget of app.graph.nodes[0].widgets) if (widget.name in values) widget.value = values[widget.name]
+    for (const widget of app.graph.nodes[0].widgets)
+        if (widget.name in values) widget.value = values[widget.name]
 }"""
 # A whole graph: names as they are searched for and where they are put, in pixels of the window;
 # then its links.
@@ -259,8 +262,9 @@ def test_reading_the_prompt_leaves_no_trace_in_what_is_saved(page):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_the_page_finds_the_faults_that_the_node_finds(page, prompt):
     """One list of rules in two languages."""
-    script = f"async prompt => (await import('/extensions/{EXTENSION}/js/prompt_parts.js')).readPrompt(prompt)"
-    read = page.page.evaluate(script, prompt)
+    module = f"/extensions/{EXTENSION}/js/prompt_parts.js"
+    script = "async ([module, prompt]) => (await import(module)).readPrompt(prompt)"
+    read = page.page.evaluate(script, [module, prompt])
     assert "".join(part["text"] for part in read["parts"]) == prompt
     try:
         check_prompt(prompt)
