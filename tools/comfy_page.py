@@ -56,6 +56,10 @@ ZOOM = """scale => {
 # The page numbers tabs of one name.
 IS_OPEN = """name => app.graph.nodes.length > 0
     && app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)"""
+# A dialog keeps clicks from the canvas until it has faded out.
+NO_DIALOG = "!document.querySelector('[role=dialog], .p-dialog-mask')"
+# Without clean() a new node shows what an earlier one of its number made.
+CLEAR = "() => { app.clean(); app.graph.clear() }"
 SLOT = """([type, isInput, name]) => {
     const node = app.graph.nodes.find(node => node.type === type)
     const slot = (isInput ? node.inputs : node.outputs).findIndex(slot => slot.name === name)
@@ -160,9 +164,9 @@ class ComfyPage:
 
     def clear(self) -> None:
         """Close what is open and empty the canvas, its middle at the middle of the window."""
-        self.page.keyboard.press("Escape")
+        self._until(NO_DIALOG, lambda: self.page.keyboard.press("Escape"))
         self.problems.clear()
-        self.page.evaluate("app.graph.clear()")
+        self.page.evaluate(CLEAR)
         self.zoom(1)
 
     def add_by_search(self, name: str, x: float, y: float) -> None:

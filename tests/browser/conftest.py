@@ -67,6 +67,27 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
         )
 
 
+@pytest.fixture
+def page(served):
+    """The page with nothing open and an empty canvas."""
+    served.page.clear()
+    return served.page
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, object]:
+    """Widgets by name that make any workflow small; the duration is that of a recording."""
+    return {
+        "width": 64,
+        "height": 64,
+        "length": 5,
+        "duration": 5 / 24,
+        "steps": 2,
+        "model_area": "720x720",
+        "skip_layer": -1,
+    }
+
+
 def name_as_released(models: Path) -> None:
     """Give the small files the names that the shared workflows ask for."""
     for entry, names in files_asked().items():
