@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from comfy_server import EXTENSION
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -28,17 +29,23 @@ BLOCKED_REQUESTS = (
 NEWER_PAGE = ("Jobs API", "Failed to fetch queue", "core workflow templates")
 VIEWPORT = {"width": 1920, "height": 1080}
 PATIENCE_MS = 60_000
-DOUBLE_CLICK_MS = 500
+# The page takes two presses with one time stamp for one.
+BETWEEN_CLICKS_MS = 20
+# Pixels from the double-click to the click that puts the node down: on its title, yet too far away
+# to begin another double-click at the same place.
+PUT_DOWN = (30, -6)
 ATTEMPTS = 10
 
-IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes && document.querySelector('#graph-canvas')
+IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes
+    && document.querySelector('#graph-canvas')
     && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 50"""
 LOAD = "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name) }"
 API_FORM = "async () => (await app.graphToPrompt()).output"
-MISSING_NODES = "() => app.graph.nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
+MISSING_NODES = """() => app.graph.nodes.map(node => node.type)
+    .filter(type => !(type in LiteGraph.registered_node_types))"""
 EMPTY_WIDGETS = """() => app.graph.nodes.flatMap(node => (node.widgets ?? [])
-    .filter(widget => widget.value == null && widget.type !== 'button' && widget.options?.serialize !== false
-        && widget.serialize !== false)
+    .filter(widget => widget.value == null && widget.type !== 'button'
+        && widget.options?.serialize !== false && widget.serialize !== false)
     .map(widget => `${node.type}.${widget.name}`))"""
 ZOOM = """scale => {
     const canvas = app.canvas.canvas.getBoundingClientRect()
@@ -49,15 +56,21 @@ ZOOM = """scale => {
 # The page numbers tabs of one name.
 IS_OPEN = """name => app.graph.nodes.length > 0
     && app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)"""
+# A dialog keeps clicks from the canvas until it has faded out.
+NO_DIALOG = "!document.querySelector('[role=dialog], .p-dialog-mask')"
+# Without clean() a new node shows what an earlier one of its number made.
+CLEAR = "() => { app.clean(); app.graph.clear() }"
 SLOT = """([type, isInput, name]) => {
     const node = app.graph.nodes.find(node => node.type === type)
     const slot = (isInput ? node.inputs : node.outputs).findIndex(slot => slot.name === name)
-    const place = node.getConnectionPos(isInput, slot), canvas = app.canvas.canvas.getBoundingClientRect()
+    const [x, y] = node.getConnectionPos(isInput, slot)
     const { scale, offset } = app.canvas.ds
-    return [canvas.left + (place[0] + offset[0]) * scale, canvas.top + (place[1] + offset[1]) * scale]
+    const { left, top } = app.canvas.canvas.getBoundingClientRect()
+    return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale]
 }"""
 IS_WIRED = """([source, output, target, input]) => {
-    const [from, to] = [source, target].map(type => app.graph.nodes.find(node => node.type === type))
+    const find = type => app.graph.nodes.find(node => node.type === type)
+    const from = find(source), to = find(target)
     const link = app.graph.links.get(to.inputs.find(slot => slot.name === input).link)
     return link?.origin_id === from.id && from.outputs[link.origin_slot].name === output
 }"""
@@ -71,14 +84,16 @@ PLAY = """async patience => {
     const video = document.querySelector('video'), start = performance.now()
     video.muted = video.loop = true
     await video.play()
-    const decoded = () => ({ picture: video.webkitVideoDecodedByteCount, sound: video.webkitAudioDecodedByteCount })
+    const decoded = () => ({
+        picture: video.webkitVideoDecodedByteCount, sound: video.webkitAudioDecodedByteCount
+    })
     while (!(decoded().picture && decoded().sound) && performance.now() - start < patience)
         await new Promise(done => setTimeout(done, 100))
     return { seconds: video.duration, ...decoded() }
 }"""
 # The first entry under the search box is the one that Enter adds.
-IS_FOUND = """name => [...document.querySelectorAll('[role=option]')].map(option => option.textContent.trim())
-    .find(text => text)?.startsWith(name)"""
+IS_FOUND = """name => [...document.querySelectorAll('[role=option]')]
+    .map(option => option.textContent.trim()).find(text => text)?.startsWith(name)"""
 SEARCH_IS_OPEN = "document.activeElement?.getAttribute('role') === 'combobox'"
 # Newer pages hang a new node on the mouse until it is put down.
 IS_PLACED = (
@@ -88,16 +103,20 @@ DROP = """async ([url, name]) => {
     const blob = await (await fetch(url)).blob(), files = new DataTransfer()
     files.items.add(new File([blob], name, { type: blob.type }))
     const { left, top } = app.canvas.canvas.getBoundingClientRect()
-    const where = { clientX: left + 400, clientY: top + 300, bubbles: true, cancelable: true, dataTransfer: files }
-    for (const name of ['dragover', 'drop']) app.canvas.canvas.dispatchEvent(new DragEvent(name, where))
+    const where = { clientX: left + 400, clientY: top + 300 }
+    const options = { ...where, bubbles: true, cancelable: true, dataTransfer: files }
+    for (const name of ['dragover', 'drop'])
+        app.canvas.canvas.dispatchEvent(new DragEvent(name, options))
 }"""
 FIT_TO_VIEW = """() => {
-    const boxes = [...app.graph.nodes, ...(app.graph.groups ?? [])].map(item => item.boundingRect ?? item._bounding)
+    const boxes = [...app.graph.nodes, ...(app.graph.groups ?? [])]
+        .map(item => item.boundingRect ?? item._bounding)
     const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
     const right = Math.max(...boxes.map(box => box[0] + box[2]))
     const bottom = Math.max(...boxes.map(box => box[1] + box[3]))
     const canvas = app.canvas.canvas.getBoundingClientRect(), edge = 110
-    const scale = Math.min((canvas.width - 2 * edge) / (right - left), (canvas.height - 2 * edge) / (bottom - top), 1)
+    const scale = Math.min(
+        (canvas.width - 2 * edge) / (right - left), (canvas.height - 2 * edge) / (bottom - top), 1)
     app.canvas.ds.scale = scale
     app.canvas.ds.offset[0] = canvas.width / 2 / scale - (left + right) / 2
     app.canvas.ds.offset[1] = canvas.height / 2 / scale - (top + bottom) / 2
@@ -106,7 +125,7 @@ FIT_TO_VIEW = """() => {
 
 
 class ComfyPage:
-    """ComfyUI's page in one browser tab; problems lists every script error since the last load()."""
+    """ComfyUI's page in one browser tab; problems: every script error since the last load()."""
 
     def __init__(self, page: Page, url: str):
         self.page = page
@@ -131,9 +150,8 @@ class ComfyPage:
         """Return what the Run button would send for the workflow on the canvas."""
         form = self.page.evaluate(API_FORM)
         for node in form.values():
-            node["inputs"].pop(
-                "audioUI", None
-            )  # the player in Load Audio, which older pages send too
+            # The player in Load Audio, which older pages send too.
+            node["inputs"].pop("audioUI", None)
         return form
 
     def missing_nodes(self) -> list[str]:
@@ -146,22 +164,22 @@ class ComfyPage:
 
     def clear(self) -> None:
         """Close what is open and empty the canvas, its middle at the middle of the window."""
-        self.page.keyboard.press("Escape")
+        self._until(NO_DIALOG, lambda: self.page.keyboard.press("Escape"))
         self.problems.clear()
-        self.page.evaluate("app.graph.clear()")
+        self.page.evaluate(CLEAR)
         self.zoom(1)
-        self.page.wait_for_timeout(
-            DOUBLE_CLICK_MS
-        )  # the next click is not the second of a double-click
 
     def add_by_search(self, name: str, x: float, y: float) -> None:
-        """Add a node as people do: double-click on the canvas, type its name, press Enter."""
+        """Add a node as people do: double-click on the canvas, type its name, press Enter, put it
+        down.
+        """
         before = len(self.types())
-        self._until(SEARCH_IS_OPEN, lambda: self.page.mouse.dblclick(x, y))
+        self._until(SEARCH_IS_OPEN, lambda: self.page.mouse.dblclick(x, y, delay=BETWEEN_CLICKS_MS))
         self._until(IS_FOUND, lambda: self._type_anew(name), name)
         self._until(f"!({SEARCH_IS_OPEN})", lambda: self.page.keyboard.press("Enter"))
-        self.page.mouse.move(x, y, steps=2)
-        self.page.mouse.click(x, y)
+        title = (x + PUT_DOWN[0], y + PUT_DOWN[1])
+        self.page.mouse.move(*title, steps=2)
+        self.page.mouse.click(*title)
         self.page.wait_for_function(IS_PLACED, arg=before)
 
     def draw_nodes_with_vue(self, on: bool) -> None:
@@ -201,9 +219,13 @@ class ComfyPage:
         """Open a workflow of this extension from the template browser, on an empty canvas."""
         self.clear()
         self.page.get_by_text("Templates", exact=True).first.click()
-        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        dialog = self.page.get_by_role("dialog")
+        # Under Extensions: the list that the dialog begins with shows hundreds of others first.
+        dialog.get_by_role("button", name=EXTENSION, exact=True).click()
+        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        card.click()
         self.page.wait_for_function(IS_OPEN, arg=name)
-        self.page.wait_for_timeout(500)
+        card.wait_for(state="hidden")
         self.page.evaluate(FIT_TO_VIEW)
 
     def press_run(self) -> None:
@@ -264,7 +286,7 @@ def _only_from(host: str):
 
 @contextmanager
 def open_page(url: str, chromium: str) -> Iterator[ComfyPage]:
-    """Yield the page of the server at the url, in a Chromium of its own that is closed afterwards."""
+    """Yield the page of the server at the url, in a Chromium of its own, closed afterwards."""
     with sync_playwright() as playwright:
         browser: Browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
         try:

@@ -114,7 +114,8 @@ ARRANGE = """async ([links, corner, gap, narrowest]) => {
     const get = type => {
         if (nodes.has(type)) return nodes.get(type)
         const node = LiteGraph.createNode(type)
-        node.id = window.lastPictured = (window.lastPictured ?? 1000) + 1  // pictures in nodes are kept by their ids
+        // Pictures in nodes are kept by their ids.
+        node.id = window.lastPictured = (window.lastPictured ?? 1000) + 1
         graph.add(node)
         nodes.set(type, node)
         columns.set(type, 0)
@@ -175,7 +176,7 @@ def take_picture(page: ComfyPage, node: str) -> None:
 
 
 def make_files(base: Path) -> None:
-    """Write the files that the nodes list: empty ones, and a frame of the miniature as the image."""
+    """Write the files that the nodes list: empty ones, and as image a frame of the miniature."""
     for folder, names in FILES.items():
         (base / "models" / folder).mkdir(parents=True)
         for name in names:

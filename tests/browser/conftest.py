@@ -37,7 +37,7 @@ def newest_page() -> Path:
 
 @pytest.fixture(scope="session")
 def open_page() -> Callable[[str], AbstractContextManager]:
-    """comfy_page.open_page in the Chromium of this machine; without one tests skip, but fail in CI."""
+    """comfy_page.open_page in this machine's Chromium; without one tests skip, but fail in CI."""
     try:
         chromium = find_chromium()
     except NoBrowserError as error:
@@ -54,9 +54,8 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
     shutil.copytree(small_files, base / "models", dirs_exist_ok=True)
     name_as_released(base / "models")
     (base / "input").mkdir()
-    Image.new("RGB", (96, 128), "teal").save(
-        base / "input" / "example.png"
-    )  # ComfyUI brings one of this name
+    picture = base / "input" / "example.png"  # ComfyUI brings one of this name
+    Image.new("RGB", (96, 128), "teal").save(picture)
     write_tone(base / "input" / "recording.wav", hertz=440, seconds=0.5)
     flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
     with (
@@ -66,6 +65,27 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
         yield SimpleNamespace(
             server=server, page=page, base=base, is_newest=request.param == NEWEST
         )
+
+
+@pytest.fixture
+def page(served):
+    """The page with nothing open and an empty canvas."""
+    served.page.clear()
+    return served.page
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, object]:
+    """Widgets by name that make any workflow small; the duration is that of a recording."""
+    return {
+        "width": 64,
+        "height": 64,
+        "length": 5,
+        "duration": 5 / 24,
+        "steps": 2,
+        "model_area": "720x720",
+        "skip_layer": -1,
+    }
 
 
 def name_as_released(models: Path) -> None:
