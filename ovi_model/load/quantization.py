@@ -13,7 +13,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .safetensors_header import QUANTISATION, read_quantisation
 from .weight_file import without_prefix
 
 Weights = dict[str, Tensor]
@@ -22,6 +21,8 @@ Formats = dict[str, dict]
 
 # The one way: JSON in bytes beside the layer's `.weight` and `.weight_scale`.
 LAYER_FORMAT = ".comfy_quant"
+# The second, in the metadata of the file, as JSON: {"layers": {name: {"format": ...}}}.
+METADATA = "_quantization_metadata"
 # The oldest: one mark for the file, and a `.scale_weight` beside each weight.
 MARK = "scaled_fp8"
 OLD_SCALES = {".scale_weight": ".weight_scale", ".scale_input": ".input_scale"}
@@ -102,11 +103,27 @@ def check(layers: Formats, weights: Weights, known: Iterable[str]) -> None:
             )
 
 
+def read_metadata(metadata: dict[str, str]) -> Formats:
+    """Return what a file's metadata says of layers, by their names in it.
+
+    Raises ValueError if that is not how each layer is quantised.
+    """
+    if METADATA not in metadata:
+        return {}
+    layers = _parse(METADATA, metadata[METADATA]).get("layers")
+    if not isinstance(layers, dict) or not all(isinstance(how, dict) for how in layers.values()):
+        raise ValueError(
+            f"'{METADATA}' does not say how each layer is quantised. The file is damaged: download "
+            "it again."
+        )
+    return layers
+
+
 def _listed(weights: Weights, metadata: dict[str, str], prefix: str) -> Formats:
     """What the metadata says of layers that there are; the names in it have the prefix, another, or
     none.
     """
-    listed = read_quantisation(metadata[QUANTISATION]) if QUANTISATION in metadata else {}
+    listed = read_metadata(metadata)
     layers = {without_prefix(name.removeprefix(prefix)): how for name, how in listed.items()}
     return {layer: how for layer, how in layers.items() if f"{layer}.weight" in weights}
 
@@ -115,22 +132,22 @@ def _read_own(weights: Weights) -> Formats:
     """What stands beside the layers; an older step of core may have left it beside none."""
     layers = {key.removesuffix(LAYER_FORMAT): key for key in weights if key.endswith(LAYER_FORMAT)}
     return {
-        layer: _parse(key, weights[key])
+        layer: _parse(key, weights[key].flatten().view(torch.uint8).numpy().tobytes())
         for layer, key in layers.items()
         if f"{layer}.weight" in weights
     }
 
 
-def _parse(key: str, written: Tensor) -> dict:
+def _parse(name: str, text: str | bytes) -> dict:
     try:
-        how = json.loads(written.numpy().tobytes()) if written.dtype == torch.uint8 else None
+        how = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"'{key}' is no JSON ({error}). The file is damaged: download it again."
+            f"'{name}' is no JSON ({error}). The file is damaged: download it again."
         ) from error
     if not isinstance(how, dict):
         raise ValueError(
-            f"'{key}' holds {how!r}, not a JSON object. The file is damaged: download it again."
+            f"'{name}' holds {how!r}, not a JSON object. The file is damaged: download it again."
         )
     return how
 

@@ -12,13 +12,13 @@ import comfy.utils
 import torch
 from comfy.text_encoders.sd3_clip import t5_xxl_detect
 from comfy.text_encoders.wan import WanT5Tokenizer, te
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from .. import core_facts
-from .safetensors_header import check_header
-from .weight_file import SAFETENSORS, read_weights
+from . import quantization
+from .weight_file import SAFETENSORS, UNREADABLE, read_weights
 
 RIGHT_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors (Comfy-Org/Wan_2.1_ComfyUI_repackaged)"
 
@@ -118,6 +118,10 @@ def _current_quantisation(
     path: Path, weights: dict[str, Tensor], metadata: dict[str, str]
 ) -> dict[str, Tensor]:
     """Bring quantised weights into the form the running ComfyUI reads; plain weights pass through."""
+    try:
+        quantization.read_metadata(metadata)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
     if core_facts.LAYER_FORMATS:
         return comfy.utils.convert_old_quants(weights, model_prefix="", metadata=metadata)[0]
     if any(name.endswith(UNKNOWN_SCALES) for name in weights):
@@ -248,13 +252,12 @@ def _find_tokenizer(
         if other.suffix.lower() not in SAFETENSORS:
             continue
         try:
-            check_header(other)
             with safe_open(other, framework="pt") as opened:
                 if {"spiece_model", "shared.weight"} <= set(opened.keys()):
                     rows = opened.get_slice("shared.weight").get_shape()[:1]
                     if rows == [vocab_size]:
                         return other, opened.get_tensor("spiece_model")
-        except (SafetensorError, ValueError, OSError):
+        except UNREADABLE:
             continue  # a damaged neighbour is no reason to refuse this file
     raise ValueError(
         f"{path.name} holds no tokenizer, and no other file in models/text_encoders holds one for "
@@ -280,7 +283,9 @@ def _count_pieces(spiece: Tensor) -> int:
     if spiece.dtype != torch.uint8 or not spiece.numel():
         return 0
     try:
-        return SentencePieceProcessor(model_proto=spiece.numpy().tobytes()).get_piece_size()
+        return SentencePieceProcessor(
+            model_proto=spiece.flatten().numpy().tobytes()
+        ).get_piece_size()
     except RuntimeError:
         return 0
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import comfy.utils
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-
-from .safetensors_header import check_header
 
 SAFETENSORS = (".safetensors", ".sft")
 
 # What training and repackaging wrap weights in: Ovi's own checkpoints {"module": ...} or {"app":
 # {"model": ...}}.
 WRAPPERS = ("module", "app", "model", "state_dict", "generator")
+
+# What PyTorch has tensors of, but cannot compute with: more dimensions, and two numbers to a byte.
+MAX_DIMENSIONS = 64
+PACKED_TYPE = getattr(torch, "float4_e2m1fn_x2", None)
 
 # A name more for a tensor costs no byte in a file, but may in memory; tied weights have two names,
 # not ten thousand.
@@ -65,7 +67,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     _check_kind(path)
     try:
         if path.suffix.lower() in SAFETENSORS:
-            check_header(path)
+            _check_header(path)
         else:
             _check_zip(path)
         loaded, metadata = comfy.utils.load_torch_file(
@@ -159,6 +161,16 @@ def _check_kind(path: Path) -> None:
         )
 
 
+def _check_header(path: Path) -> None:
+    """Raise SafetensorError unless each byte of the data belongs to exactly one tensor.
+
+    ComfyUI's own reader, used with dynamic VRAM, maps the file and trusts its header. The library
+    reads no header above 100 MB.
+    """
+    with safe_open(path, framework="np"):
+        pass
+
+
 def _check_zip(path: Path) -> None:
     """Raise ValueError if a PyTorch file would grow when unpacked: PyTorch stores its records, and
     compresses none.
@@ -190,12 +202,7 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     than the file.
     """
     for name, tensor in tensors.items():
-        if (
-            tensor.layout != torch.strided
-            or tensor.is_nested
-            or tensor.is_quantized
-            or tensor.device.type != "cpu"
-        ):
+        if not _is_plain(tensor):
             raise ValueError(
                 f"{path.name}: '{name}' is no plain tensor. Take the file from its original source."
             )
@@ -205,6 +212,18 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             f"{path.name}: its tensors would take {claimed:,} bytes, the file has {size:,}. It was "
             "made to fill the memory; take the file from its original source."
         )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory number by number, and PyTorch can compute with it."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.dtype != PACKED_TYPE
+        and tensor.ndim <= MAX_DIMENSIONS
+        and not tensor.is_nested
+        and not tensor.is_quantized
+    )
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -225,7 +244,8 @@ def _reason(path: Path, error: Exception) -> str:
             "save it again with a current PyTorch, or start ComfyUI without --mmap-torch-files."
         )
     kind = "safetensors" if path.suffix.lower() in SAFETENSORS else "PyTorch"
+    first_line = str(error).partition("\n")[0][:120]
     return (
         f"its {path.stat().st_size:,} bytes are no complete {kind} file ({type(error).__name__}: "
-        f"{str(error)[:120]}). It is damaged or was not downloaded to the end; download it again."
+        f"{first_line}). It is damaged or was not downloaded to the end; download it again."
     )
