@@ -233,7 +233,7 @@ def _write_gguf(weights: "OviWeights", output: Path, kind: str, made_from: str) 
 def _write_audio_vae(inputs: Sequence[Path], output: Path, about: dict[str, str]) -> None:
     from comfyui_ovi.ovi_model.load import audio_vae
 
-    _, weights = audio_vae.read_model(*inputs)
+    weights = audio_vae.read_audio_vae(*inputs)
     with (
         _finished(output, total_size(weights)) as part,
         SafetensorsWriter(part, weights, about) as writer,

@@ -15,7 +15,7 @@ from torchaudio.functional import melscale_fbanks
 
 from ..config import AUDIO_CHANNELS, SAMPLE_RATE
 from .core_vae import vae_around
-from .weight_file import find_undefined, read_weights
+from .weight_file import check_weight, find_undefined, read_weights
 
 MEL_BINS = 80
 FFT_SIZE = 1024
@@ -32,8 +32,11 @@ HALVES = {
     "vae": ("encoder", "decoder", "data_mean", "data_std"),
     "vocoder": ("conv_pre", "ups", "resblocks", "activation_post", "conv_post"),
 }
+# Of the VAE and the vocoder. ComfyUI's own class has the released ones.
+RELEASED_WIDTHS = (384, 1536)
+SMALLEST_WIDTHS = (1, 64)
 # Steps and limit of a half's width, which its first layer tells: a false one must not fill the
-# memory. Published files are 384 and 1536 wide; the vocoder halves its width six times.
+# memory. The vocoder halves its width six times.
 WIDTHS = {"encoder.conv_in.weight": (1, 768), "conv_pre.weight": (64, 3072)}
 # Both spellings of PyTorch's weight normalisation: length, direction.
 WEIGHT_NORMS = (
@@ -83,17 +86,21 @@ def load_audio_vae(vae_path: str | Path, vocoder_path: str | Path | None = None)
 
     Raises ValueError if a half is absent, in the wrong place, of another size, or not finite.
     """
-    model, weights = read_model(vae_path, vocoder_path)
-    built = vae_around(model, weights, autoencoder, "AudioAutoencoder")
+    weights = read_audio_vae(vae_path, vocoder_path)
+    widths = _read_widths(weights)
+    if widths == RELEASED_WIDTHS:
+        built = comfy.sd.VAE(sd=weights)
+    else:
+        model = SizedAutoencoder(*widths)
+        built = vae_around(model, weights, autoencoder, "AudioAutoencoder")
     built.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
     return built
 
 
-def read_model(
+def read_audio_vae(
     vae_path: str | Path, vocoder_path: str | Path | None = None
-) -> tuple[SizedAutoencoder, dict[str, Tensor]]:
-    """Return a model of the files' size, and its weights in float32 as ComfyUI's one file holds
-    them.
+) -> dict[str, Tensor]:
+    """Return the weights in float32, as ComfyUI's one file holds them.
 
     Raises ValueError as load_audio_vae.
     """
@@ -104,13 +111,15 @@ def read_model(
             name: unit_length(x) if name.endswith(".weight") and x.ndim == 3 else x
             for name, x in vae.items()
         }
-    model = SizedAutoencoder(
-        vae["encoder.conv_in.weight"].shape[0], vocoder["conv_pre.weight"].shape[0]
-    )
     weights = {f"vae.{name}": tensor for name, tensor in vae.items()}
     weights |= {f"vocoder.{name}": tensor for name, tensor in vocoder.items()}
     weights["mel_converter.mel_basis"] = mel_basis()
-    return model, _complete(weights, model.state_dict(), *paths)
+    return _complete(weights, *paths)
+
+
+def _read_widths(weights: dict[str, Tensor]) -> tuple[int, int]:
+    """Return how wide the VAE and the vocoder begin."""
+    return len(weights["vae.encoder.conv_in.weight"]), len(weights["vocoder.conv_pre.weight"])
 
 
 def _load_patcher(
@@ -250,24 +259,22 @@ def mel_basis() -> Tensor:
 
 
 def _complete(
-    weights: dict[str, Tensor], expected: dict[str, Tensor], vae_path: Path, vocoder_path: Path
+    weights: dict[str, Tensor], vae_path: Path, vocoder_path: Path
 ) -> dict[str, Tensor]:
     """Add the constants a file may leave out; raise ValueError for any other absent or misshapen
     weight.
     """
+    with torch.device("meta"):
+        expected = SizedAutoencoder(*_read_widths(weights)).state_dict()
+    constants = SizedAutoencoder(*SMALLEST_WIDTHS).state_dict()  # they are alike at all widths
     complete = {}
     for name, wanted in expected.items():
+        half, _, own_name = name.partition(".")
         found = weights.get(name)
         if found is None and name.rpartition(".")[2] in COMPUTED:
-            found = wanted
-        half, _, own_name = name.partition(".")
-        file = vocoder_path.name if half == "vocoder" else vae_path.name
-        if found is None:
-            raise ValueError(f"{file} is incomplete: it has no '{own_name}'. Download it again.")
-        if found.shape != wanted.shape:
-            shapes = f"{list(found.shape)}, the rest of the file needs {list(wanted.shape)}"
-            raise ValueError(f"{file}: '{own_name}' has shape {shapes}.")
-        complete[name] = found
+            found = constants[name]
+        path = vocoder_path if half == "vocoder" else vae_path
+        complete[name] = check_weight(path, own_name, found, wanted)
     return complete
 
 

@@ -1,4 +1,6 @@
-"""Core's VAE object around a model that core's own loader builds at the released widths only."""
+"""Core's VAE object around a model of other widths than the released ones, which core builds
+itself.
+"""
 
 from types import ModuleType
 

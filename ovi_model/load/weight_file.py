@@ -1,4 +1,4 @@
-"""Reads a weight file of any kind ComfyUI takes, and says in one sentence why one cannot be read."""
+"""Reads a weight file of any kind ComfyUI takes, and says in one sentence why it cannot be read."""
 
 import os
 import pickle
@@ -106,6 +106,20 @@ def find_undefined(tensors: dict[str, Tensor]) -> str | None:
         if not (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all():
             return name
     return None
+
+
+def check_weight(path: Path, name: str, found: Tensor | None, wanted: Tensor) -> Tensor:
+    """Return a tensor of a file; raise ValueError if it is absent or has another shape than
+    wanted.
+    """
+    if found is None:
+        raise ValueError(f"{path.name} is incomplete: it has no '{name}'. Download it again.")
+    if found.shape != wanted.shape:
+        raise ValueError(
+            f"{path.name}: '{name}' has shape {list(found.shape)}, the rest of the file needs "
+            f"{list(wanted.shape)}. It is damaged: download it again."
+        )
+    return found
 
 
 def _check_is_file(path: Path) -> None:
