@@ -16,9 +16,10 @@ from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
 from ..log import log
-from ..network.model import OviModel, diffusion_model
-from .checkpoint import AUDIO
-from .weight_file import find_undefined, read_weights
+from ..network.model import diffusion_model
+from . import checkpoint
+from .state_dict import DIFFUSION_MODEL, StateDict, find_undefined
+from .weight_file import read_weights
 
 GROUPS = ("video", "audio", "fusion")
 SHOWN = 3
@@ -53,20 +54,18 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     """
     network = diffusion_model(model)
     file = Path(path).name
-    weights = comfy.lora_convert.convert_lora(read_weights(path)[0])
-    if undefined := find_undefined(weights):
+    state_dict = comfy.lora_convert.convert_lora(read_weights(path)[0])
+    if undefined := find_undefined(state_dict):
         raise ValueError(
             f"{file}: '{undefined}' holds infinite or undefined numbers. Download the file again."
         )
-    layers = OviModel(
-        network.config, network.audio_model.config, device="meta", operations=torch.nn
-    ).state_dict()
+    shapes = checkpoint.shapes_of(network.config, network.audio_model.config)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches, unused = _read_patches(file, weights, names, layers)
+    patches, unused = _read_patches(file, state_dict, names, shapes)
     for key, patch in patches.items():
-        shape = layers[key.removeprefix("diffusion_model.")].shape
+        shape = shapes[key.removeprefix(DIFFUSION_MODEL)]
         if reason := _find_misfit(patch, shape, key):
-            parts = _parts_of(key, patch, names, weights)
+            parts = _parts_of(key, patch, names, state_dict)
             raise ValueError(_does_not_fit(file, parts, shape, reason))
 
     model = model.clone()
@@ -81,13 +80,15 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     )
     if not unused:
         return model, f"{file}: {applied}"
-    left_over = f"{len(unused)} of {len(weights)} names in the file fit nothing: {_listed(unused)}"
+    left_over = (
+        f"{len(unused)} of {len(state_dict)} names in the file fit nothing: {_listed(unused)}"
+    )
     log.warning("%s: %s", file, left_over)
     return model, f"{file}: {applied}; {left_over}"
 
 
 def _read_patches(
-    file: str, weights: dict[str, Tensor], names: dict[str, str], layers: dict[str, Tensor]
+    file: str, state_dict: StateDict, names: dict[str, str], shapes: dict[str, torch.Size]
 ) -> tuple[Patches, list[str]]:
     """Return core's patches for the layers there are, and the names in the file that make none of
     them.
@@ -95,45 +96,45 @@ def _read_patches(
     Raises ValueError if the file makes no patch at all, or lacks a part of one.
     """
     try:
-        loaded = comfy.lora.load_lora(weights, names, log_missing=False)
+        loaded = comfy.lora.load_lora(state_dict, names, log_missing=False)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{file} is incomplete or damaged: {error}. Download it again.") from error
     fitting, left_over = {}, {}
     for key, patch in loaded.items():
         # A bias for a layer that has none, for example: core reads it and cannot add it.
-        has_layer = key.removeprefix("diffusion_model.") in layers
+        has_layer = key.removeprefix(DIFFUSION_MODEL) in shapes
         (fitting if has_layer else left_over)[key] = patch
     if not fitting:
-        raise ValueError(_nothing_fits(file, weights))
-    used = _names_in(fitting, weights) - _names_in(left_over, weights)
-    return fitting, [name for name in weights if name not in used]
+        raise ValueError(_nothing_fits(file, state_dict))
+    used = _names_in(fitting, state_dict) - _names_in(left_over, state_dict)
+    return fitting, [name for name in state_dict if name not in used]
 
 
-def _names_in(patches: Patches, weights: dict[str, Tensor]) -> set[str]:
+def _names_in(patches: Patches, state_dict: StateDict) -> set[str]:
     """Return the names in the file that core made patches of."""
     used: set[str] = set()
     for patch in patches.values():
         if isinstance(patch, WeightAdapterBase):
             used |= patch.loaded_keys
         else:
-            used |= _names_of_tensor(patch, weights)
+            used |= _names_of_tensor(patch, state_dict)
     return used
 
 
-def _names_of_tensor(patch: tuple, weights: dict[str, Tensor]) -> set[str]:
+def _names_of_tensor(patch: tuple, state_dict: StateDict) -> set[str]:
     """Return the names of the one tensor that a "diff" or "set" patch holds."""
     _, (tensor,) = patch
-    return {name for name, other in weights.items() if other is tensor}
+    return {name for name, other in state_dict.items() if other is tensor}
 
 
-def _nothing_fits(file: str, weights: dict[str, Tensor]) -> str:
-    if any(LORA_NAME.search(name) for name in weights):
+def _nothing_fits(file: str, state_dict: StateDict) -> str:
+    found = _listed(list(state_dict))
+    if any(LORA_NAME.search(name) for name in state_dict):
         return (
-            f"{file} is a LoRA of another model: its names, {_listed(list(weights))}, fit no layer "
-            f"of Ovi. {ADVICE}"
+            f"{file} is a LoRA of another model: its names, {found}, fit no layer of Ovi. {ADVICE}"
         )
     return (
-        f"{file} is no LoRA: its names are {_listed(list(weights))}. If it is a whole model, put "
+        f"{file} is no LoRA: its names are {found}. If it is a whole model, put "
         "it in models/diffusion_models and choose it in 'Load Diffusion Model' or 'Ovi Model "
         f"Loader'. {ADVICE}"
     )
@@ -190,7 +191,7 @@ def _core_log() -> Iterator[list[str]]:
         root.setLevel(level)
 
 
-def _does_not_fit(file: str, parts: dict[str, Tensor], shape: torch.Size, reason: str) -> str:
+def _does_not_fit(file: str, parts: StateDict, shape: torch.Size, reason: str) -> str:
     found = ", ".join(f"'{name}' {list(part.shape)}" for name, part in parts.items())
     return (
         f"{file} is made for another model, or damaged: its {found} cannot be added to a weight of "
@@ -199,14 +200,14 @@ def _does_not_fit(file: str, parts: dict[str, Tensor], shape: torch.Size, reason
 
 
 def _parts_of(
-    key: str, patch: WeightAdapterBase | tuple, names: dict[str, str], weights: dict[str, Tensor]
-) -> dict[str, Tensor]:
+    key: str, patch: WeightAdapterBase | tuple, names: dict[str, str], state_dict: StateDict
+) -> StateDict:
     """Return the tensors of the file that made the patch of a weight."""
     if isinstance(patch, tuple):
-        used = _names_of_tensor(patch, weights)
-        return {name: weights[name] for name in weights if name in used}
+        used = _names_of_tensor(patch, state_dict)
+        return {name: state_dict[name] for name in state_dict if name in used}
     stems = tuple(f"{name}." for name, target in names.items() if target == key)
-    return {name: part for name, part in weights.items() if name.startswith(stems)}
+    return {name: part for name, part in state_dict.items() if name.startswith(stems)}
 
 
 def _group_of(key: str) -> str:
@@ -215,7 +216,7 @@ def _group_of(key: str) -> str:
     """
     if "_fusion." in key:
         return "fusion"
-    return "audio" if key.startswith(f"diffusion_model.{AUDIO}") else "video"
+    return "audio" if key.startswith(DIFFUSION_MODEL + checkpoint.AUDIO) else "video"
 
 
 def _told(count: int, strength: float) -> str:

@@ -5,12 +5,13 @@ from pathlib import Path
 import comfy.sd
 import torch
 from comfy.ldm.wan import vae2_2
-from torch import Tensor
 
 from ..config import VIDEO_CHANNELS
 from .audio_vae import is_audio_vae
 from .core_vae import vae_around
-from .weight_file import check_weight, read_weights
+from .reload import reload_with
+from .state_dict import StateDict, check_tensor
+from .weight_file import read_weights
 
 # The first layers, whose shapes tell the widths of both halves; the decoder begins at four times
 # its width.
@@ -26,18 +27,14 @@ def load_video_vae(path: str | Path) -> comfy.sd.VAE:
     Raises ValueError if the file is no such VAE, lacks a weight, or has one of another shape.
     """
     path = Path(path)
-    weights = _read(path)
-    widths = _read_widths(weights)
+    state_dict = _read(path)
+    widths = _read_widths(state_dict)
     if widths == RELEASED_WIDTHS:
-        vae = comfy.sd.VAE(sd=weights)
+        vae = comfy.sd.VAE(sd=state_dict)
     else:
-        vae = vae_around(_build(*widths), weights, vae2_2, "WanVAE")
-    vae.patcher.cached_patcher_init = (_load_patcher, (path,))
+        vae = vae_around(_build(*widths), state_dict, vae2_2, "WanVAE")
+    reload_with(vae.patcher, load_video_vae, path)
     return vae
-
-
-def _load_patcher(path: Path, disable_dynamic: bool = False):  # noqa: ARG001
-    return load_video_vae(path).patcher
 
 
 def check_video_vae(vae: comfy.sd.VAE, node: str) -> None:
@@ -56,25 +53,25 @@ def check_video_vae(vae: comfy.sd.VAE, node: str) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> StateDict:
     """Return every weight of a model as wide as the file's first layers are."""
-    weights, _ = read_weights(path)
+    state_dict, _ = read_weights(path)
     for name in (ENCODER_KEY, DECODER_KEY):
-        if name not in weights or weights[name].ndim != 5:
+        if name not in state_dict or state_dict[name].ndim != 5:
             raise ValueError(
                 f"{path.name} is no Wan 2.2 video VAE: it has no '{name}' of five dimensions. "
                 "Choose wan2.2_vae.safetensors."
             )
     with torch.device("meta"):
-        expected = _build(*_read_widths(weights)).state_dict()
+        expected = _build(*_read_widths(state_dict)).state_dict()
     return {
-        name: check_weight(path, name, weights.get(name), wanted)
+        name: check_tensor(path, name, state_dict.get(name), wanted)
         for name, wanted in expected.items()
     }
 
 
-def _read_widths(weights: dict[str, Tensor]) -> tuple[int, int]:
-    return len(weights[ENCODER_KEY]), len(weights[DECODER_KEY]) // DECODER_FACTOR
+def _read_widths(state_dict: StateDict) -> tuple[int, int]:
+    return len(state_dict[ENCODER_KEY]), len(state_dict[DECODER_KEY]) // DECODER_FACTOR
 
 
 def _build(encoder_width: int, decoder_width: int) -> vae2_2.WanVAE:

@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .state_dict import StateDict
+
 SAFETENSORS = (".safetensors", ".sft")
 
 # What training and repackaging wrap weights in: Ovi's own checkpoints {"module": ...} or {"app":
@@ -54,7 +56,7 @@ UNREADABLE = (
 )
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     """Return a file's tensors by name and its metadata (empty for a pickle, which is never allowed
     to run code).
 
@@ -90,36 +92,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {
         name: x.detach() if x.requires_grad else x for name, x in tensors.items()
     }, metadata or {}
-
-
-def without_prefix(name: str) -> str:
-    """Leave out what parallel training puts before a tensor's name, and what ComfyUI and others
-    save with.
-    """
-    return name.removeprefix("module.").removeprefix("model.").removeprefix("diffusion_model.")
-
-
-def find_undefined(tensors: dict[str, Tensor]) -> str | None:
-    """Return the name of the first tensor with NaN or infinity in it."""
-    for name, tensor in tensors.items():
-        # PyTorch has no such test for fp8.
-        if not (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all():
-            return name
-    return None
-
-
-def check_weight(path: Path, name: str, found: Tensor | None, wanted: Tensor) -> Tensor:
-    """Return a tensor of a file; raise ValueError if it is absent or has another shape than
-    wanted.
-    """
-    if found is None:
-        raise ValueError(f"{path.name} is incomplete: it has no '{name}'. Download it again.")
-    if found.shape != wanted.shape:
-        raise ValueError(
-            f"{path.name}: '{name}' has shape {list(found.shape)}, the rest of the file needs "
-            f"{list(wanted.shape)}. It is damaged: download it again."
-        )
-    return found
 
 
 def _check_is_file(path: Path) -> None:
@@ -197,7 +169,7 @@ def _check_zip(path: Path) -> None:
         raise ValueError(f"it would unpack to {unpacked:,} bytes")
 
 
-def find_tensors(entries: dict, depth: int = 4) -> dict[str, Tensor]:
+def find_tensors(entries: dict, depth: int = 4) -> StateDict:
     """Return the tensors by name within the wrappers, if these hold any, else those beside them."""
     for wrapper in WRAPPERS:
         # Not entries.get: a pickle may put attributes of its own in front of an OrderedDict's.
@@ -211,7 +183,7 @@ def find_tensors(entries: dict, depth: int = 4) -> dict[str, Tensor]:
     }
 
 
-def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def _check_tensors(path: Path, tensors: StateDict) -> None:
     """Raise ValueError unless each is an ordinary tensor in memory, and all together are no larger
     than the file.
     """

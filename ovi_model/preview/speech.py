@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-SAMPLE_RATE = 16000
+from ..config import SAMPLE_RATE
+
 WINDOW, HOP, BINS = 1024, 256, 4096  # samples: 64 ms, 16 ms; the spectrum's length, for fine bins
 VOICE = (70, 700)  # Hz, from a deep man to a child that shouts
 PERIODIC = 0.6  # of the sound's energy, at the lag of its pitch
@@ -47,7 +48,7 @@ def _power(window: Tensor) -> Tensor:
 
 
 def _repeats(power: Tensor) -> Tensor:
-    """Return how alike a window is to itself at each lag in samples, from its spectrum; 1 at none."""
+    """Return how alike a window is to itself at each lag in samples, by its spectrum; 1 at none."""
     repeats = torch.fft.irfft(power)[: WINDOW // 2]
     return repeats / repeats[0].clamp(min=1e-12)
 

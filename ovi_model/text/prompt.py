@@ -84,7 +84,8 @@ def _place(prompt: str, index: int) -> str:
     """Say where a tag stands, for people: line, column and the words after it."""
     line = prompt.count("\n", 0, index) + 1
     column = index - (prompt.rfind("\n", 0, index) + 1) + 1
-    return f"at line {line}, column {column} (\u2026{prompt[index : index + 24].splitlines()[0]}\u2026)"
+    words = prompt[index : index + 24].splitlines()[0]
+    return f"at line {line}, column {column} (\u2026{words}\u2026)"
 
 
 def encode_prompts(
