@@ -27,6 +27,7 @@ from . import core_facts
 from .family import IMAGE_MODEL, OviBase, OviConfig, read_unet_config
 from .latent.given import check_noise
 from .load import checkpoint, lora_names
+from .load.state_dict import DIFFUSION_MODEL
 from .load.weight_file import find_tensors
 from .log import log
 
@@ -146,7 +147,7 @@ def _name_ovi_layers(original):
         key_map = original(model, {} if key_map is None else key_map)
         if _is_ours(model):
             for name, key in lora_names.names_of(model.diffusion_model.state_dict()):
-                key_map.setdefault(name, f"diffusion_model.{key}")
+                key_map.setdefault(name, DIFFUSION_MODEL + key)
         return key_map
 
     return model_lora_keys_unet

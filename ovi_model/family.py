@@ -22,6 +22,7 @@ from .config import AUDIO_STEPS_PER_INTERVAL
 from .latent.given import check_is_joint, check_noise
 from .latent.hold import clean_frames
 from .load import checkpoint, quantization, quanto
+from .load.state_dict import StateDict
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
@@ -222,7 +223,7 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
         log.info(self._summary(state_dict))
         return OviBase(self, device=device)
 
-    def _summary(self, weights: checkpoint.Weights) -> str:
+    def _summary(self, weights: StateDict) -> str:
         """Say in one line what is loaded."""
         towers = ((name, self.unet_config[name]) for name in ("video", "audio"))
         sizes = ", ".join(
@@ -233,7 +234,7 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
             "torch.", ""
         )
 
-    def process_unet_state_dict(self, state_dict: checkpoint.Weights) -> checkpoint.Weights:
+    def process_unet_state_dict(self, state_dict: StateDict) -> StateDict:
         weights = quantization.store(checkpoint.convert_keys(state_dict), self._formats)
         quantization.check(self._formats, weights, comfy.quant_ops.QUANT_ALGOS)
         if not core_facts.LAYER_FORMATS:
@@ -244,9 +245,7 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
         return weights
 
 
-def read_unet_config(
-    state_dict: checkpoint.Weights, prefix: str, metadata: dict | None
-) -> dict | None:
+def read_unet_config(state_dict: StateDict, prefix: str, metadata: dict | None) -> dict | None:
     """Return core's description of an Ovi model below a prefix, which changes nothing there, or
     None if it is no Ovi.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from find_comfyui import import_comfy, import_extension
-from tensor_file import SafetensorsWriter, Weights, is_finite
+from tensor_file import SafetensorsWriter, StateDict, is_finite
 from torch import Tensor
 from tqdm import tqdm
 
@@ -42,7 +42,7 @@ TARGETS = {
 
 # Makes one weight into what is stored for it, by name; also works on outlines, which have no
 # numbers.
-Conversion = Callable[[str, Tensor], Weights]
+Conversion = Callable[[str, Tensor], StateDict]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,7 +158,7 @@ def choose_conversion(weights: "OviWeights", target: str) -> Conversion:
     return to_same
 
 
-def to_scaled_fp8(name: str, weight: Tensor) -> Weights:
+def to_scaled_fp8(name: str, weight: Tensor) -> StateDict:
     """Linear layers of blocks in fp8 with the scale that makes their largest number fp8's largest,
     all else in bf16.
     """
@@ -172,11 +172,11 @@ def to_scaled_fp8(name: str, weight: Tensor) -> Weights:
     return {name: (weight / scale).to(FP8), f"{name.removesuffix('.weight')}.scale_weight": scale}
 
 
-def to_dtype(name: str, weight: Tensor, dtype: torch.dtype) -> Weights:
+def to_dtype(name: str, weight: Tensor, dtype: torch.dtype) -> StateDict:
     return {name: weight.to(dtype)}
 
 
-def to_same(name: str, weight: Tensor) -> Weights:
+def to_same(name: str, weight: Tensor) -> StateDict:
     return {name: weight}
 
 
@@ -207,7 +207,7 @@ def _write_safetensors(
         _write_each(weights, write)
 
 
-def scaled_fp8_mark() -> Weights:
+def scaled_fp8_mark() -> StateDict:
     """Return the tensor by which every supported ComfyUI knows a scaled fp8 file.
 
     Its two elements mean: multiply in the precision of the activations. With any other number
@@ -233,7 +233,7 @@ def _write_gguf(weights: "OviWeights", output: Path, kind: str, made_from: str) 
 def _write_audio_vae(inputs: Sequence[Path], output: Path, about: dict[str, str]) -> None:
     from comfyui_ovi.ovi_model.load import audio_vae
 
-    _, weights = audio_vae.read_model(*inputs)
+    weights = audio_vae.read_audio_vae(*inputs)
     with (
         _finished(output, total_size(weights)) as part,
         SafetensorsWriter(part, weights, about) as writer,
@@ -261,7 +261,7 @@ def _read(weights: "OviWeights", name: str) -> Tensor:
     return weight
 
 
-def total_size(tensors: Weights) -> int:
+def total_size(tensors: StateDict) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfyui_ovi.ovi_model.load import checkpoint, quantization, quanto
-from comfyui_ovi.ovi_model.load.weight_file import SAFETENSORS, read_weights, without_prefix
-from comfyui_ovi.ovi_model.network.model import OviModel
-from tensor_file import DTYPES, LoadedFile, SafetensorsFile, Weights
-from torch import Tensor, nn
+from comfyui_ovi.ovi_model.load.state_dict import StateDict, without_prefix
+from comfyui_ovi.ovi_model.load.weight_file import SAFETENSORS, read_weights
+from tensor_file import DTYPES, LoadedFile, SafetensorsFile
+from torch import Tensor
 
 # ComfyUI's two names for the scale of `<layer>.weight`.
 SCALES = (".scale_weight", ".weight_scale")
@@ -76,7 +76,7 @@ def is_block_matrix(name: str, weight: Tensor) -> bool:
     return weight.ndim == 2 and name.endswith(".weight") and ".blocks." in f".{name}"
 
 
-def restore(parts: Weights) -> Tensor:
+def restore(parts: StateDict) -> Tensor:
     """Return the weight for which its parts stand: itself alone, or numbers [out, in] with a scale
     [] or [out, 1].
 
@@ -117,7 +117,7 @@ def _weight_name(part: str) -> str:
 
 
 def _check_formats(file: SafetensorsFile | LoadedFile, metadata: dict[str, str]) -> None:
-    """Raise ValueError for a layer that ComfyUI stores as something other than numbers and a scale."""
+    """Raise ValueError for a layer that ComfyUI stores as other than numbers and a scale."""
     written = {
         key: file.read(key) for key in file.tensors if key.endswith(quantization.LAYER_FORMAT)
     }
@@ -164,13 +164,13 @@ def _join(files: list[tuple[str, Entries]]) -> Entries:
     return checkpoint.join_towers(video[1], audio[1])
 
 
-def _check(outlines: Weights) -> set[str]:
+def _check(outlines: StateDict) -> set[str]:
     """Return the names of the model's own weights, all of which must be there, with their shapes,
     as plain numbers.
     """
     video, audio = checkpoint.read_config(outlines)
     checkpoint.check_weights(outlines, video, audio)
-    own = set(OviModel(video, audio, device="meta", operations=nn).state_dict())
+    own = set(checkpoint.shapes_of(video, audio))
     for name in own:
         if outlines[name].dtype not in DTYPES:
             raise ValueError(

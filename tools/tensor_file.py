@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 # What the safetensors format calls the types that weights have.
 DTYPES = {
@@ -27,7 +27,7 @@ class SafetensorsFile:
     it was read.
     """
 
-    def __init__(self, path: Path, tensors: Weights):
+    def __init__(self, path: Path, tensors: StateDict):
         """tensors: those of the file, as its own library found them; names, shapes and types are
         kept.
         """
@@ -54,9 +54,9 @@ class SafetensorsFile:
 
 
 class LoadedFile:
-    """A pickle, whose tensors are loaded already, or mapped from the disk if the file allows that."""
+    """A pickle, whose tensors are loaded already, or mapped from the disk if it allows that."""
 
-    def __init__(self, path: Path, tensors: Weights):
+    def __init__(self, path: Path, tensors: StateDict):
         self.path = path
         self.tensors = _outlines(tensors)
         self._loaded = tensors
@@ -65,7 +65,7 @@ class LoadedFile:
         return self._loaded[name]
 
 
-def _outlines(tensors: Weights) -> Weights:
+def _outlines(tensors: StateDict) -> StateDict:
     """Names, shapes and types without numbers."""
     return {name: tensor.to("meta") for name, tensor in tensors.items()}
 
@@ -88,7 +88,7 @@ class SafetensorsWriter:
     Source of the layout: huggingface/safetensors, README.md, Format.
     """
 
-    def __init__(self, path: Path, outlines: Weights, metadata: dict[str, str]):
+    def __init__(self, path: Path, outlines: StateDict, metadata: dict[str, str]):
         """outlines: what will be written, as tensors of which only shape and type are read."""
         # Widest types first, as the format's own library does: so every tensor starts at a multiple
         # of its width.

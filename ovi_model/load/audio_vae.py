@@ -15,7 +15,9 @@ from torchaudio.functional import melscale_fbanks
 
 from ..config import AUDIO_CHANNELS, SAMPLE_RATE
 from .core_vae import vae_around
-from .weight_file import find_undefined, read_weights
+from .reload import reload_with
+from .state_dict import StateDict, check_tensor, find_undefined
+from .weight_file import read_weights
 
 MEL_BINS = 80
 FFT_SIZE = 1024
@@ -32,8 +34,11 @@ HALVES = {
     "vae": ("encoder", "decoder", "data_mean", "data_std"),
     "vocoder": ("conv_pre", "ups", "resblocks", "activation_post", "conv_post"),
 }
+# Of the VAE and the vocoder. ComfyUI's own class has the released ones.
+RELEASED_WIDTHS = (384, 1536)
+SMALLEST_WIDTHS = (1, 64)
 # Steps and limit of a half's width, which its first layer tells: a false one must not fill the
-# memory. Published files are 384 and 1536 wide; the vocoder halves its width six times.
+# memory. The vocoder halves its width six times.
 WIDTHS = {"encoder.conv_in.weight": (1, 768), "conv_pre.weight": (64, 3072)}
 # Both spellings of PyTorch's weight normalisation: length, direction.
 WEIGHT_NORMS = (
@@ -83,17 +88,19 @@ def load_audio_vae(vae_path: str | Path, vocoder_path: str | Path | None = None)
 
     Raises ValueError if a half is absent, in the wrong place, of another size, or not finite.
     """
-    model, weights = read_model(vae_path, vocoder_path)
-    built = vae_around(model, weights, autoencoder, "AudioAutoencoder")
-    built.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
+    state_dict = read_audio_vae(vae_path, vocoder_path)
+    widths = _read_widths(state_dict)
+    if widths == RELEASED_WIDTHS:
+        built = comfy.sd.VAE(sd=state_dict)
+    else:
+        model = SizedAutoencoder(*widths)
+        built = vae_around(model, state_dict, autoencoder, "AudioAutoencoder")
+    reload_with(built.patcher, load_audio_vae, vae_path, vocoder_path)
     return built
 
 
-def read_model(
-    vae_path: str | Path, vocoder_path: str | Path | None = None
-) -> tuple[SizedAutoencoder, dict[str, Tensor]]:
-    """Return a model of the files' size, and its weights in float32 as ComfyUI's one file holds
-    them.
+def read_audio_vae(vae_path: str | Path, vocoder_path: str | Path | None = None) -> StateDict:
+    """Return the weights in float32, as ComfyUI's one file holds them.
 
     Raises ValueError as load_audio_vae.
     """
@@ -104,26 +111,18 @@ def read_model(
             name: unit_length(x) if name.endswith(".weight") and x.ndim == 3 else x
             for name, x in vae.items()
         }
-    model = SizedAutoencoder(
-        vae["encoder.conv_in.weight"].shape[0], vocoder["conv_pre.weight"].shape[0]
-    )
-    weights = {f"vae.{name}": tensor for name, tensor in vae.items()}
-    weights |= {f"vocoder.{name}": tensor for name, tensor in vocoder.items()}
-    weights["mel_converter.mel_basis"] = mel_basis()
-    return model, _complete(weights, model.state_dict(), *paths)
+    state_dict = {f"vae.{name}": tensor for name, tensor in vae.items()}
+    state_dict |= {f"vocoder.{name}": tensor for name, tensor in vocoder.items()}
+    state_dict["mel_converter.mel_basis"] = mel_basis()
+    return _complete(state_dict, *paths)
 
 
-def _load_patcher(
-    vae_path: str | Path,
-    vocoder_path: str | Path | None,
-    disable_dynamic: bool = False,  # noqa: ARG001
-):
-    return load_audio_vae(vae_path, vocoder_path).patcher
+def _read_widths(state_dict: StateDict) -> tuple[int, int]:
+    """Return how wide the VAE and the vocoder begin."""
+    return len(state_dict["vae.encoder.conv_in.weight"]), len(state_dict["vocoder.conv_pre.weight"])
 
 
-def _read_halves(
-    vae_path: Path, vocoder_path: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
+def _read_halves(vae_path: Path, vocoder_path: Path) -> tuple[StateDict, StateDict, bool]:
     """Return the VAE's weights, the vocoder's, and whether the VAE's are normalised, as in
     ComfyUI's one file.
     """
@@ -162,15 +161,15 @@ def _read_halves(
     return vae, vocoder, bool(((lengths - 1).abs() < 0.02).all())
 
 
-def split_halves(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split_halves(state_dict: StateDict) -> tuple[StateDict, StateDict]:
     """Return the weights of the VAE and of the vocoder in float32, under their own names, whatever
     wraps them.
 
     A half is empty if the file has not its first layer; a video VAE has names like ours, but no 1-d
     convolutions.
     """
-    halves: dict[str, dict[str, Tensor]] = {half: {} for half in HALVES}
-    for name, tensor in weights.items():
+    halves: dict[str, StateDict] = {half: {} for half in HALVES}
+    for name, tensor in state_dict.items():
         parts = name.split(".")
         while parts[0] in WRAPPERS and len(parts) > 1:
             parts = parts[1:]
@@ -182,16 +181,16 @@ def split_halves(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     return (vae if is_vae else {}), (vocoder if is_vocoder else {})
 
 
-def _starts_with(weights: dict[str, Tensor], layer: str) -> bool:
-    weight = weights.get(f"{layer}.weight")
+def _starts_with(state_dict: StateDict, layer: str) -> bool:
+    weight = state_dict.get(f"{layer}.weight")
     return weight is not None and weight.ndim == 3
 
 
-def _check_half(path: Path, weights: dict[str, Tensor], first_layer: str) -> None:
+def _check_half(path: Path, state_dict: StateDict, first_layer: str) -> None:
     """Raise ValueError if a half is made for another number of mel bands or of no width, or is not
     all numbers.
     """
-    width, bins, _ = weights[first_layer].shape
+    width, bins, _ = state_dict[first_layer].shape
     if bins != MEL_BINS:
         raise ValueError(
             f"{path.name} works on {bins} mel bands, Ovi's audio on {MEL_BINS}: it is MMAudio's "
@@ -203,7 +202,7 @@ def _check_half(path: Path, weights: dict[str, Tensor], first_layer: str) -> Non
             f"{path.name} is {width} wide ('{first_layer}'); widths up to {widest} in steps of "
             f"{step} are possible. It is damaged or made for something else: download it again."
         )
-    if undefined := find_undefined(weights):
+    if undefined := find_undefined(state_dict):
         raise ValueError(
             f"{path.name}: '{undefined}' holds infinite or undefined numbers. Download the file "
             "again."
@@ -219,11 +218,11 @@ def unit_length(weight: Tensor) -> Tensor:
     return weight / (length + 1e-4 * math.prod(weight.shape[1:]) ** 0.5)
 
 
-def fold_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def fold_weight_norm(state_dict: StateDict) -> StateDict:
     """Replace each length and direction by the weight they stand for; other tensors stay as they
     are.
     """
-    folded = dict(weights)
+    folded = dict(state_dict)
     for length_name, direction_name in WEIGHT_NORMS:
         for name in [name for name in folded if name.endswith(f".{direction_name}")]:
             layer = name.removesuffix(direction_name)
@@ -241,7 +240,7 @@ def fold_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def mel_basis() -> Tensor:
-    """Return the mel filters [80, 513], slaney's scale and area; ComfyUI leaves them uninitialised."""
+    """Return the mel filters [80, 513], slaney's scale and area, which ComfyUI leaves unset."""
     bins = FFT_SIZE // 2 + 1
     filters = melscale_fbanks(
         bins, 0.0, HIGHEST_FREQUENCY, MEL_BINS, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
@@ -249,25 +248,21 @@ def mel_basis() -> Tensor:
     return filters.T.contiguous()
 
 
-def _complete(
-    weights: dict[str, Tensor], expected: dict[str, Tensor], vae_path: Path, vocoder_path: Path
-) -> dict[str, Tensor]:
+def _complete(state_dict: StateDict, vae_path: Path, vocoder_path: Path) -> StateDict:
     """Add the constants a file may leave out; raise ValueError for any other absent or misshapen
     weight.
     """
+    with torch.device("meta"):
+        expected = SizedAutoencoder(*_read_widths(state_dict)).state_dict()
+    constants = SizedAutoencoder(*SMALLEST_WIDTHS).state_dict()  # they are alike at all widths
     complete = {}
     for name, wanted in expected.items():
-        found = weights.get(name)
-        if found is None and name.rpartition(".")[2] in COMPUTED:
-            found = wanted
         half, _, own_name = name.partition(".")
-        file = vocoder_path.name if half == "vocoder" else vae_path.name
-        if found is None:
-            raise ValueError(f"{file} is incomplete: it has no '{own_name}'. Download it again.")
-        if found.shape != wanted.shape:
-            shapes = f"{list(found.shape)}, the rest of the file needs {list(wanted.shape)}"
-            raise ValueError(f"{file}: '{own_name}' has shape {shapes}.")
-        complete[name] = found
+        found = state_dict.get(name)
+        if found is None and name.rpartition(".")[2] in COMPUTED:
+            found = constants[name]
+        path = vocoder_path if half == "vocoder" else vae_path
+        complete[name] = check_tensor(path, own_name, found, wanted)
     return complete
 
 

@@ -5,16 +5,14 @@ Source of the key names: character-ai/Ovi, FusionModel.state_dict().
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from ..config import HEAD_DIM, AudioTowerConfig, VideoTowerConfig
 from ..network.model import OviModel
 from .quantization import LAYER_FORMAT
-from .weight_file import find_undefined
+from .state_dict import StateDict, count_blocks, find_undefined
 
 AUDIO = "audio_model."
 VIDEO = "video_model."
@@ -27,8 +25,6 @@ AUDIO_KEY = "patch_embedding.0.weight"
 # Numbers in a tensor that is looked through at every load; all of Ovi's that are no matrix together
 # take 16 MB.
 SMALL = 2**16
-
-Weights = dict[str, Tensor]
 
 
 def convert_key(released: str) -> str:
@@ -43,13 +39,13 @@ def convert_key(released: str) -> str:
     return name
 
 
-def convert_keys(released: Weights, convert: Callable[[str], str] = convert_key) -> Weights:
+def convert_keys(state_dict: StateDict, convert: Callable[[str], str] = convert_key) -> StateDict:
     """Rename a released state dict; tensors are shared, not copied.
 
     Raises ValueError when two released keys would land on one name.
     """
-    converted: Weights = {}
-    for released_key, tensor in released.items():
+    converted: StateDict = {}
+    for released_key, tensor in state_dict.items():
         key = convert(released_key)
         if key in converted:
             raise ValueError(
@@ -60,21 +56,21 @@ def convert_keys(released: Weights, convert: Callable[[str], str] = convert_key)
     return converted
 
 
-def has_video_tower(weights: Weights, prefix: str = "") -> bool:
+def has_video_tower(state_dict: StateDict, prefix: str = "") -> bool:
     return any(
-        prefix + part + FUSION_KEY in weights for part in ("", VIDEO)
-    ) and not _is_bare_audio(weights, prefix)
+        prefix + part + FUSION_KEY in state_dict for part in ("", VIDEO)
+    ) and not _is_bare_audio(state_dict, prefix)
 
 
-def has_audio_tower(weights: Weights, prefix: str = "") -> bool:
-    return prefix + AUDIO + AUDIO_KEY in weights or _is_bare_audio(weights, prefix)
+def has_audio_tower(state_dict: StateDict, prefix: str = "") -> bool:
+    return prefix + AUDIO + AUDIO_KEY in state_dict or _is_bare_audio(state_dict, prefix)
 
 
-def _is_bare_audio(weights: Weights, prefix: str) -> bool:
-    return prefix + AUDIO_KEY in weights and prefix + FUSION_KEY in weights
+def _is_bare_audio(state_dict: StateDict, prefix: str) -> bool:
+    return prefix + AUDIO_KEY in state_dict and prefix + FUSION_KEY in state_dict
 
 
-def join_towers(video: Weights, audio: Weights) -> Weights:
+def join_towers(video: StateDict, audio: StateDict) -> StateDict:
     """Join the two files of a split release; audio keys may come bare or under `audio_model.`.
 
     Raises ValueError when two keys of the audio file would land on one name.
@@ -86,32 +82,38 @@ def _audio_key(key: str) -> str:
     return key if key.startswith(AUDIO) else AUDIO + key
 
 
-def read_config(weights: Weights) -> tuple[VideoTowerConfig, AudioTowerConfig]:
+def read_config(state_dict: StateDict) -> tuple[VideoTowerConfig, AudioTowerConfig]:
     """Read every size off converted weights.
 
     Raises ValueError when a tensor that tells a size is missing or has the wrong number of
     dimensions.
     """
-    patch = _shape(weights, "patch_embedding.weight", 5)
+    patch = _shape(state_dict, "patch_embedding.weight", 5)
     cells = patch[2] * patch[3] * patch[4]
     video = VideoTowerConfig(
         in_dim=patch[1],
-        out_dim=_shape(weights, "head.head.weight", 2)[0] // cells,
+        out_dim=_shape(state_dict, "head.head.weight", 2)[0] // cells,
         patch_size=(patch[2], patch[3], patch[4]),
-        **_read_tower(weights, ""),
+        **_read_tower(state_dict, ""),
     )
-    audio_patch = _shape(weights, AUDIO + AUDIO_KEY, 3)
+    audio_patch = _shape(state_dict, AUDIO + AUDIO_KEY, 3)
     audio = AudioTowerConfig(
         in_dim=audio_patch[1],
-        out_dim=_shape(weights, AUDIO + "head.head.weight", 2)[0],
-        patch_hidden=_shape(weights, AUDIO + "patch_embedding.2.w1.weight", 3)[0],
+        out_dim=_shape(state_dict, AUDIO + "head.head.weight", 2)[0],
+        patch_hidden=_shape(state_dict, AUDIO + "patch_embedding.2.w1.weight", 3)[0],
         patch_kernel=audio_patch[2],
-        **_read_tower(weights, AUDIO),
+        **_read_tower(state_dict, AUDIO),
     )
     return video, audio
 
 
-def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerConfig) -> None:
+def shapes_of(video: VideoTowerConfig, audio: AudioTowerConfig) -> dict[str, torch.Size]:
+    """Return the shape of every tensor of a model of these sizes."""
+    model = OviModel(video, audio, device="meta", operations=torch.nn)
+    return {key: tensor.shape for key, tensor in model.state_dict().items()}
+
+
+def check_weights(state_dict: StateDict, video: VideoTowerConfig, audio: AudioTowerConfig) -> None:
     """Compare converted weights with what the model of these sizes needs.
 
     Raises ValueError naming the first tensor that is missing, has another shape, or holds NaN or
@@ -123,33 +125,34 @@ def check_weights(weights: Weights, video: VideoTowerConfig, audio: AudioTowerCo
             f"audio {audio.num_layers} of width {audio.dim}. Both files must come from the same "
             "release."
         )
-    expected = OviModel(video, audio, device="meta", operations=torch.nn).state_dict()
-    missing = [key for key in expected if key not in weights]
+    expected = shapes_of(video, audio)
+    missing = [key for key in expected if key not in state_dict]
     if missing:
         raise ValueError(
             f"The Ovi weights lack {len(missing)} of {len(expected)} tensors, the first is "
             f"'{missing[0]}'. The file is incomplete: download it again."
         )
-    for key, tensor in expected.items():
-        found = weights[key]
+    for key, shape in expected.items():
+        found = state_dict[key]
         is_packed = (
-            not found.is_floating_point() and key.removesuffix(".weight") + LAYER_FORMAT in weights
+            not found.is_floating_point()
+            and key.removesuffix(".weight") + LAYER_FORMAT in state_dict
         )
-        if found.shape != tensor.shape and not is_packed:
+        if found.shape != shape and not is_packed:
             raise ValueError(
-                f"'{key}' has the shape {list(found.shape)}, expected {list(tensor.shape)}. "
+                f"'{key}' has the shape {list(found.shape)}, expected {list(shape)}. "
                 "The file is damaged or not of the Ovi family."
             )
-    _check_numbers(weights)
+    _check_numbers(state_dict)
 
 
-def _check_numbers(weights: Weights) -> None:
+def _check_numbers(state_dict: StateDict) -> None:
     """Raise ValueError for the first small tensor with NaN or infinity in it; matrices show theirs
     in the result.
     """
     small = {
         key: x
-        for key, x in weights.items()
+        for key, x in state_dict.items()
         if x.is_floating_point() and x.numel() <= SMALL and not x.is_meta
     }
     if undefined := find_undefined(small):
@@ -169,8 +172,8 @@ def missing_half(video: bool) -> str:
     )
 
 
-def _read_tower(weights: Weights, prefix: str) -> dict:
-    dim, text_dim = _shape(weights, prefix + "text_embedding.0.weight", 2)
+def _read_tower(state_dict: StateDict, prefix: str) -> dict:
+    dim, text_dim = _shape(state_dict, prefix + "text_embedding.0.weight", 2)
     if dim % HEAD_DIM:
         raise ValueError(
             f"'{prefix}text_embedding.0.weight' is {dim} wide; the width of Ovi is a multiple of "
@@ -179,43 +182,34 @@ def _read_tower(weights: Weights, prefix: str) -> dict:
     # A width alone must not make a model of that size: a square of it is there too, perhaps two
     # numbers to a byte.
     key = prefix + "text_embedding.2.weight"
-    rows, columns = _shape(weights, key, 2)
+    rows, columns = _shape(state_dict, key, 2)
     if rows != dim or columns not in (dim, dim // 2):
         raise ValueError(
             f"'{key}' has the shape {[rows, columns]}, expected {[dim, dim]}. The file is damaged: "
             "download it again."
         )
+    try:
+        num_layers = count_blocks(state_dict, f"{prefix}blocks.")
+    except ValueError as error:
+        raise ValueError(
+            f"The Ovi weights have {error}. The file is damaged or incomplete: download it again."
+        ) from error
     return {
         "dim": dim,
         "text_dim": text_dim,
-        "ffn_dim": _shape(weights, prefix + "blocks.0.ffn.0.weight", 2)[0],
-        "freq_dim": _shape(weights, prefix + "time_embedding.0.weight", 2)[1],
-        "num_layers": _count_blocks(weights, prefix),
+        "ffn_dim": _shape(state_dict, prefix + "blocks.0.ffn.0.weight", 2)[0],
+        "freq_dim": _shape(state_dict, prefix + "time_embedding.0.weight", 2)[1],
+        "num_layers": num_layers,
         "num_heads": dim // HEAD_DIM,
     }
 
 
-def _count_blocks(weights: Weights, prefix: str) -> int:
-    """Count a tower's blocks, whose numbers go on from 0; a number alone must not make a model of
-    that many.
-    """
-    numbered = re.compile(re.escape(prefix) + r"blocks\.([0-9]{1,9})\.")
-    found = {int(match[1]) for key in weights if (match := numbered.match(key))}
-    absent = next(index for index in range(len(found) + 1) if index not in found)
-    if absent < len(found):
-        raise ValueError(
-            f"The Ovi weights have '{prefix}blocks.{max(found)}' but no '{prefix}blocks.{absent}'. "
-            "The file is damaged or incomplete: download it again."
-        )
-    return len(found)
-
-
-def _shape(weights: Weights, key: str, dimensions: int) -> torch.Size:
-    if key not in weights:
+def _shape(state_dict: StateDict, key: str, dimensions: int) -> torch.Size:
+    if key not in state_dict:
         raise ValueError(
             f"The Ovi weights lack '{key}'. The file is incomplete: download it again."
         )
-    shape = weights[key].shape
+    shape = state_dict[key].shape
     if len(shape) != dimensions or 0 in shape:
         raise ValueError(
             f"'{key}' has the shape {list(shape)}, expected {dimensions} dimensions, none of them "

@@ -1,13 +1,17 @@
-"""Core's VAE object around a model that core's own loader builds at the released widths only."""
+"""Core's VAE object around a model of other widths than the released ones, which core builds
+itself.
+"""
 
 from types import ModuleType
 
 import comfy.sd
-from torch import Tensor, nn
+from torch import nn
+
+from .state_dict import StateDict
 
 
 def vae_around(
-    model: nn.Module, weights: dict[str, Tensor], home: ModuleType, class_name: str
+    model: nn.Module, state_dict: StateDict, home: ModuleType, class_name: str
 ) -> comfy.sd.VAE:
     """Return the VAE that core makes of these weights, with this model in place of one of its own.
 
@@ -16,6 +20,6 @@ def vae_around(
     original = getattr(home, class_name)
     setattr(home, class_name, lambda *_arguments, **_config: model)
     try:
-        return comfy.sd.VAE(sd=weights)
+        return comfy.sd.VAE(sd=state_dict)
     finally:
         setattr(home, class_name, original)

@@ -12,7 +12,8 @@ import torch
 
 from ..core_facts import choose
 from . import checkpoint, quantization, quanto
-from .weight_file import read_weights, without_prefix
+from .state_dict import StateDict, without_prefix
+from .weight_file import read_weights
 
 # Core's own choices in Load Diffusion Model.
 WEIGHT_DTYPES = {
@@ -32,9 +33,9 @@ def load_model(
     disable_dynamic: as in core's own loaders, which call this again to get a plain copy.
     Raises ValueError naming the file that is not what it should be.
     """
-    weights = _read(Path(model_path))
+    state_dict = _read(Path(model_path))
     name = Path(model_path).name
-    video, audio = checkpoint.has_video_tower(weights), checkpoint.has_audio_tower(weights)
+    video, audio = checkpoint.has_video_tower(state_dict), checkpoint.has_audio_tower(state_dict)
     if not video:
         raise ValueError(_not_ovi(Path(model_path), audio))
     if audio_path is None and not audio:
@@ -47,32 +48,32 @@ def load_model(
             raise ValueError(
                 f"{name} holds both towers of Ovi: set 'audio_model' to 'in the same file'."
             )
-        audio_weights = _read_audio_tower(Path(audio_path))
+        audio_tower = _read_audio_tower(Path(audio_path))
         with _naming(Path(audio_path).name):
-            weights = checkpoint.join_towers(weights, audio_weights)
+            state_dict = checkpoint.join_towers(state_dict, audio_tower)
         name = f"{name} with {Path(audio_path).name}"
     model_options = dict(choose("weight_dtype", weight_dtype, WEIGHT_DTYPES))
     with _naming(name):
-        patcher = _build(weights, model_options, disable_dynamic)
+        patcher = _build(state_dict, model_options, disable_dynamic)
     patcher.cached_patcher_init = (load_model, (model_path, audio_path, weight_dtype))
     return patcher
 
 
-def _build(weights: checkpoint.Weights, model_options: dict, disable_dynamic: bool):
+def _build(state_dict: StateDict, model_options: dict, disable_dynamic: bool):
     core = comfy.sd.load_diffusion_model_state_dict
     if "disable_dynamic" in inspect.signature(core).parameters:
-        return core(weights, model_options=model_options, disable_dynamic=disable_dynamic)
-    return core(weights, model_options=model_options)
+        return core(state_dict, model_options=model_options, disable_dynamic=disable_dynamic)
+    return core(state_dict, model_options=model_options)
 
 
-def _read(path: Path) -> checkpoint.Weights:
+def _read(path: Path) -> StateDict:
     """Read a file's weights, plain or as core quantises them, without the prefix they were saved
     with.
     """
-    weights, metadata = read_weights(path)
+    state_dict, metadata = read_weights(path)
     with _naming(path.name):
-        weights = checkpoint.convert_keys(quanto.dequantise(weights), without_prefix)
-        return quantization.store(weights, quantization.read(weights, metadata))
+        state_dict = checkpoint.convert_keys(quanto.dequantise(state_dict), without_prefix)
+        return quantization.store(state_dict, quantization.read(state_dict, metadata))
 
 
 @contextmanager
@@ -84,18 +85,18 @@ def _naming(file: str) -> Iterator[None]:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _read_audio_tower(path: Path) -> checkpoint.Weights:
-    weights = _read(path)
-    if not checkpoint.has_audio_tower(weights):
+def _read_audio_tower(path: Path) -> StateDict:
+    state_dict = _read(path)
+    if not checkpoint.has_audio_tower(state_dict):
         raise ValueError(
             f"audio_model {path.name} holds no audio tower of Ovi: it has no "
             f"'{checkpoint.AUDIO_KEY}'. Choose the audio file that came with the video file."
         )
-    if checkpoint.has_video_tower(weights):
+    if checkpoint.has_video_tower(state_dict):
         raise ValueError(
             f"audio_model {path.name} holds both towers of Ovi: choose it as 'model', alone."
         )
-    return weights
+    return state_dict
 
 
 def _partner(path: Path, tower: str, other: str) -> str:

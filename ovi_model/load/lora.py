@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.lora
 import comfy.lora_convert
 import torch
+from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
 from ..log import log
-from ..network.model import OviModel, diffusion_model
-from .checkpoint import AUDIO
-from .weight_file import find_undefined, read_weights
+from ..network.model import diffusion_model
+from . import checkpoint
+from .state_dict import DIFFUSION_MODEL, StateDict, find_undefined
+from .weight_file import read_weights
 
 GROUPS = ("video", "audio", "fusion")
 SHOWN = 3
@@ -23,8 +28,20 @@ SHOWN = 3
 LORA_NAME = re.compile(r"lora|lokr_|hada_|oft_|\.(diff|diff_b|set_weight)$")
 ADVICE = "Choose a LoRA of Ovi or of Wan 2.2 5B."
 
-# A weight of the model, as core names it, to what core adds to it.
-Patches = dict[str, object]
+# A weight of the model, as core names it, to what core adds to it: an adapter, or a kind ("diff",
+# "set") and its one tensor.
+Patches = dict[str, WeightAdapterBase | tuple]
+
+# What core raises when the parts of a patch do not go together.
+NO_PRODUCT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, str]:
@@ -37,17 +54,19 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     """
     network = diffusion_model(model)
     file = Path(path).name
-    weights = comfy.lora_convert.convert_lora(read_weights(path)[0])
-    if undefined := find_undefined(weights):
+    state_dict = comfy.lora_convert.convert_lora(read_weights(path)[0])
+    if undefined := find_undefined(state_dict):
         raise ValueError(
             f"{file}: '{undefined}' holds infinite or undefined numbers. Download the file again."
         )
-    layers = OviModel(
-        network.config, network.audio_model.config, device="meta", operations=torch.nn
-    ).state_dict()
+    shapes = checkpoint.shapes_of(network.config, network.audio_model.config)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches, unused = _read_patches(file, weights, names, layers)
-    _check_shapes(file, patches, layers, lambda key: _name_of(key, names, weights))
+    patches, unused = _read_patches(file, state_dict, names, shapes)
+    for key, patch in patches.items():
+        shape = shapes[key.removeprefix(DIFFUSION_MODEL)]
+        if reason := _find_misfit(patch, shape, key):
+            parts = _parts_of(key, patch, names, state_dict)
+            raise ValueError(_does_not_fit(file, parts, shape, reason))
 
     model = model.clone()
     groups = {
@@ -61,127 +80,134 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     )
     if not unused:
         return model, f"{file}: {applied}"
-    left_over = f"{len(unused)} of {len(weights)} names in the file fit nothing: {_listed(unused)}"
+    left_over = (
+        f"{len(unused)} of {len(state_dict)} names in the file fit nothing: {_listed(unused)}"
+    )
     log.warning("%s: %s", file, left_over)
     return model, f"{file}: {applied}; {left_over}"
 
 
-class _Noting(dict):
-    """A dictionary that notes which of its keys were read: core tells of names it has no use for in
-    the log alone.
-    """
-
-    def __init__(self, content: dict):
-        super().__init__(content)
-        self.read: set[str] = set()
-
-    def __getitem__(self, key):
-        self.read.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key, default=None):
-        self.read.update({key} & self.keys())
-        return super().get(key, default)
-
-
 def _read_patches(
-    file: str, weights: dict[str, Tensor], names: dict[str, str], layers: dict[str, Tensor]
+    file: str, state_dict: StateDict, names: dict[str, str], shapes: dict[str, torch.Size]
 ) -> tuple[Patches, list[str]]:
     """Return core's patches for the layers there are, and the names in the file that make none of
     them.
 
     Raises ValueError if the file makes no patch at all, or lacks a part of one.
     """
-    noting = _Noting(weights)
     try:
-        loaded = comfy.lora.load_lora(noting, names, log_missing=False)
+        loaded = comfy.lora.load_lora(state_dict, names, log_missing=False)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{file} is incomplete or damaged: {error}. Download it again.") from error
-    patches = {
-        key: patch
-        for key, patch in loaded.items()
-        if key.removeprefix("diffusion_model.") in layers
-    }
-    if not patches:
-        raise ValueError(_nothing_fits(file, weights))
-    # A bias for a layer that has none, for example: core reads it and would say so when it adds it.
-    absent = [_name_of(key, names, weights) for key in loaded if key not in patches]
-    return patches, [*(name for name in weights if name not in noting.read), *absent]
+    fitting, left_over = {}, {}
+    for key, patch in loaded.items():
+        # A bias for a layer that has none, for example: core reads it and cannot add it.
+        has_layer = key.removeprefix(DIFFUSION_MODEL) in shapes
+        (fitting if has_layer else left_over)[key] = patch
+    if not fitting:
+        raise ValueError(_nothing_fits(file, state_dict))
+    used = _names_in(fitting, state_dict) - _names_in(left_over, state_dict)
+    return fitting, [name for name in state_dict if name not in used]
 
 
-def _nothing_fits(file: str, weights: dict[str, Tensor]) -> str:
-    if any(LORA_NAME.search(name) for name in weights):
-        return f"{file} is a LoRA of another model: its names, {_listed(list(weights))}, fit no layer of Ovi. {ADVICE}"
+def _names_in(patches: Patches, state_dict: StateDict) -> set[str]:
+    """Return the names in the file that core made patches of."""
+    used: set[str] = set()
+    for patch in patches.values():
+        if isinstance(patch, WeightAdapterBase):
+            used |= patch.loaded_keys
+        else:
+            used |= _names_of_tensor(patch, state_dict)
+    return used
+
+
+def _names_of_tensor(patch: tuple, state_dict: StateDict) -> set[str]:
+    """Return the names of the one tensor that a "diff" or "set" patch holds."""
+    _, (tensor,) = patch
+    return {name for name, other in state_dict.items() if other is tensor}
+
+
+def _nothing_fits(file: str, state_dict: StateDict) -> str:
+    found = _listed(list(state_dict))
+    if any(LORA_NAME.search(name) for name in state_dict):
+        return (
+            f"{file} is a LoRA of another model: its names, {found}, fit no layer of Ovi. {ADVICE}"
+        )
     return (
-        f"{file} is no LoRA: its names are {_listed(list(weights))}. If it is a whole model, put "
+        f"{file} is no LoRA: its names are {found}. If it is a whole model, put "
         "it in models/diffusion_models and choose it in 'Load Diffusion Model' or 'Ovi Model "
         f"Loader'. {ADVICE}"
     )
 
 
-def _check_shapes(file: str, patches: Patches, layers: dict[str, Tensor], name_of) -> None:
-    """Raise ValueError naming the first patch that has another shape than its weight.
-
-    layers: the network's tensors before any quantisation, which packs them.
-    """
-    for key, patch in patches.items():
-        expected = list(layers[key.removeprefix("diffusion_model.")].shape)
-        if not isinstance(patch, tuple):
-            expected = [expected[0], math.prod(expected[1:])]
-        try:
-            found = _shape_of(patch)
-        except (RuntimeError, TypeError) as error:
-            parts = [list(part.shape) for part in patch.weights if isinstance(part, Tensor)]
-            raise ValueError(
-                f"{file} is damaged: '{name_of(key)}' and what belongs to it have the shapes "
-                f"{parts}, which do not go together or are not all. Download it again."
-            ) from error
-        if found not in (None, expected):
-            raise ValueError(
-                f"{file} is made for another model: '{name_of(key)}' is for a weight of shape "
-                f"{found}, but this model's is {expected}. {ADVICE}"
-            )
-
-
-def _shape_of(patch) -> list[int] | None:
-    """The shape of what a patch adds, [rows, columns] if it is a product; None if it turns the
-    weight, or has a core.
-
-    Raises RuntimeError or TypeError if there is no such product.
-    Source: ComfyUI, comfy/weight_adapter, calculate_weight of each kind.
-    """
+def _find_misfit(patch: WeightAdapterBase | tuple, shape: torch.Size, key: str) -> str | None:
+    """Say why a patch does not fit a weight of this shape; None if it does."""
     if isinstance(patch, tuple):
-        return list(patch[1][0].shape)
-    parts = [
-        torch.empty(part.shape, device="meta") if isinstance(part, Tensor) else None
-        for part in patch.weights
-    ]
-    middle = {"lora": slice(3, 4), "loha": slice(5, 7), "lokr": slice(7, 8)}.get(
-        patch.name, slice(0)
-    )
-    if any(part is not None for part in parts[middle]):
-        return None
-    if patch.name == "lora":
-        up, down = parts[:2]
-        return list((up.flatten(1) @ down.flatten(1)).shape)
-    if patch.name == "loha":
-        left_up, left_down, _, right_up, right_down = parts[:5]
-        return list(((left_up @ left_down) * (right_up @ right_down)).shape)
-    if patch.name == "lokr":
-        left, right, _, left_up, left_down, right_up, right_down = parts[:7]
-        left = left_up @ left_down if left is None else left
-        right = right_up @ right_down if right is None else right
-        return list(torch.kron(left, right.flatten(1)).shape)
+        _, (tensor,) = patch
+        return None if tensor.shape == shape else "the shapes differ"
+    if isinstance(patch, LoRAAdapter):
+        up, *_ = patch.weights
+        # Core would give a product of as many numbers any shape.
+        if up.shape[:1] != shape[:1]:
+            return "their product has other rows"
+    reason = _try(patch, torch.empty(shape, device="meta"), key)
+    # What core computes may depend on numbers, which a meta tensor has none of.
+    return reason and _try(patch, torch.zeros(shape), key)
+
+
+def _try(patch: WeightAdapterBase, weight: Tensor, key: str) -> str | None:
+    """Let core add a patch to a weight; return why it cannot, which core raises or only logs."""
+    with _core_log() as messages:
+        try:
+            result = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight, key)
+        except NO_PRODUCT as error:
+            return str(error)
+    if messages:
+        return messages[0]
+    if result.shape != weight.shape:
+        return f"the weight would become {list(result.shape)}"
     return None
 
 
-def _name_of(key: str, names: dict[str, str], weights: dict[str, Tensor]) -> str:
-    """The name in the file that made the patch of a weight."""
-    layer = key.removesuffix(".weight").removesuffix(".bias")
-    stems = tuple(
-        f"{name}." for name, target in names.items() if target.removesuffix(".weight") == layer
+@contextmanager
+def _core_log() -> Iterator[list[str]]:
+    """Collect the errors that core logs from this thread, in place of showing them."""
+    messages: list[str] = []
+    thread, root = threading.get_ident(), logging.getLogger()
+
+    def collect(record: logging.LogRecord) -> bool:
+        is_core_error = threading.get_ident() == thread and record.levelno >= logging.ERROR
+        if is_core_error:
+            messages.append(record.getMessage())
+        return not is_core_error
+
+    level = root.level
+    root.setLevel(min(level, logging.ERROR))
+    root.addFilter(collect)
+    try:
+        yield messages
+    finally:
+        root.removeFilter(collect)
+        root.setLevel(level)
+
+
+def _does_not_fit(file: str, parts: StateDict, shape: torch.Size, reason: str) -> str:
+    found = ", ".join(f"'{name}' {list(part.shape)}" for name, part in parts.items())
+    return (
+        f"{file} is made for another model, or damaged: its {found} cannot be added to a weight of "
+        f"shape {list(shape)} ({reason}). {ADVICE}"
     )
-    return next((name for name in weights if name.startswith(stems)), key)
+
+
+def _parts_of(
+    key: str, patch: WeightAdapterBase | tuple, names: dict[str, str], state_dict: StateDict
+) -> StateDict:
+    """Return the tensors of the file that made the patch of a weight."""
+    if isinstance(patch, tuple):
+        used = _names_of_tensor(patch, state_dict)
+        return {name: state_dict[name] for name in state_dict if name in used}
+    stems = tuple(f"{name}." for name, target in names.items() if target == key)
+    return {name: part for name, part in state_dict.items() if name.startswith(stems)}
 
 
 def _group_of(key: str) -> str:
@@ -190,7 +216,7 @@ def _group_of(key: str) -> str:
     """
     if "_fusion." in key:
         return "fusion"
-    return "audio" if key.startswith(f"diffusion_model.{AUDIO}") else "video"
+    return "audio" if key.startswith(DIFFUSION_MODEL + checkpoint.AUDIO) else "video"
 
 
 def _told(count: int, strength: float) -> str:

@@ -6,10 +6,17 @@ import re
 from collections.abc import Iterable, Iterator
 
 from .checkpoint import AUDIO, VIDEO
+from .state_dict import DIFFUSION_MODEL
 
 # What trainers put before a layer's name; and what some do whose names have an underscore for every
 # dot.
-PREFIXES = ("", "diffusion_model.", "transformer.", "base_model.model.", "model.diffusion_model.")
+PREFIXES = (
+    "",
+    DIFFUSION_MODEL,
+    "transformer.",
+    "base_model.model.",
+    f"model.{DIFFUSION_MODEL}",
+)
 UNDERSCORED_PREFIXES = ("lora_unet_", "lora_unet__", "lora_transformer_", "lycoris_")
 
 # Our names to those of diffusers, where they differ: of a tower's ends, and of a block's layers.
@@ -34,7 +41,8 @@ DIFFUSERS_ATTENTION = {
 DIFFUSERS_BLOCK = {
     **{f"self_attn.{ours}": f"attn1.{theirs}" for ours, theirs in DIFFUSERS_ATTENTION.items()},
     **{f"cross_attn.{ours}": f"attn2.{theirs}" for ours, theirs in DIFFUSERS_ATTENTION.items()},
-    "norm3": "norm2",  # diffusers counts norms in the order of use; our norm2, its norm3, has no weights
+    # diffusers counts norms in the order of use; our norm2, its norm3, has no weights.
+    "norm3": "norm2",
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
     "modulation.modulation": "scale_shift_table",

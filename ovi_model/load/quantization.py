@@ -13,15 +13,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .safetensors_header import QUANTISATION, read_quantisation
-from .weight_file import without_prefix
+from .state_dict import StateDict, without_prefix
 
-Weights = dict[str, Tensor]
 # A layer's name to what ComfyUI says of it, for example {"format": "float8_e4m3fn"}.
 Formats = dict[str, dict]
 
 # The one way: JSON in bytes beside the layer's `.weight` and `.weight_scale`.
 LAYER_FORMAT = ".comfy_quant"
+# The second, in the metadata of the file, as JSON: {"layers": {name: {"format": ...}}}.
+METADATA = "_quantization_metadata"
 # The oldest: one mark for the file, and a `.scale_weight` beside each weight.
 MARK = "scaled_fp8"
 OLD_SCALES = {".scale_weight": ".weight_scale", ".scale_input": ".input_scale"}
@@ -31,35 +31,37 @@ PRECISE_MARK = 2
 FP8 = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
 
 
-def read(weights: Weights, metadata: dict[str, str] | None = None, prefix: str = "") -> Formats:
+def read(
+    state_dict: StateDict, metadata: dict[str, str] | None = None, prefix: str = ""
+) -> Formats:
     """Return how each layer is stored that is quantised, whichever of the three ways says so.
 
     metadata: of the file, whose list of layers is ComfyUI's second way; prefix: what names in it
     may begin with.
     Raises ValueError when a layer's own words are no JSON object.
     """
-    layers = read_named(weights, metadata, prefix)
-    mark = weights.get(MARK)
+    layers = read_named(state_dict, metadata, prefix)
+    mark = state_dict.get(MARK)
     is_precise = mark is None or mark.numel() == PRECISE_MARK
-    for layer in _scaled(weights):
-        how = {"format": FP8[weights[f"{layer}.weight"].dtype]}
+    for layer in _scaled(state_dict):
+        how = {"format": FP8[state_dict[f"{layer}.weight"].dtype]}
         layers.setdefault(layer, how | {"full_precision_matrix_mult": True} if is_precise else how)
     return layers
 
 
 def read_named(
-    weights: Weights, metadata: dict[str, str] | None = None, prefix: str = ""
+    state_dict: StateDict, metadata: dict[str, str] | None = None, prefix: str = ""
 ) -> Formats:
     """Return what the metadata and the weights themselves say of layers, without those that only
     have a scale.
     """
-    return _listed(weights, metadata or {}, prefix) | _read_own(weights)
+    return _listed(state_dict, metadata or {}, prefix) | _read_own(state_dict)
 
 
-def store(weights: Weights, layers: Formats) -> Weights:
+def store(state_dict: StateDict, layers: Formats) -> StateDict:
     """Return the weights stored in the one way; what does not go with it is left out."""
-    stored: Weights = {}
-    for key, tensor in weights.items():
+    stored: StateDict = {}
+    for key, tensor in state_dict.items():
         if key == MARK or key.endswith(LAYER_FORMAT):
             continue
         old = next((old for old in OLD_SCALES if key.endswith(old)), None)
@@ -82,7 +84,7 @@ def _uses_activation_scale(how: dict, scale: Tensor) -> bool:
     return bool(how) and not how.get("full_precision_matrix_mult") and not bool((scale == 1).all())
 
 
-def check(layers: Formats, weights: Weights, known: Iterable[str]) -> None:
+def check(layers: Formats, state_dict: StateDict, known: Iterable[str]) -> None:
     """Raise ValueError for the first layer in a format not among the known ones, or in fp8 without
     one scale.
     """
@@ -93,7 +95,7 @@ def check(layers: Formats, weights: Weights, known: Iterable[str]) -> None:
                 f"'{layer}' is quantised as '{how.get('format')}'; this ComfyUI reads "
                 f"{', '.join(known)}. Update ComfyUI, or use another file of the same release."
             )
-        scale = weights.get(f"{layer}.weight_scale")
+        scale = state_dict.get(f"{layer}.weight_scale")
         if how["format"].startswith("float8") and (scale is None or scale.numel() != 1):
             found = "has no" if scale is None else f"has {scale.numel()} numbers as"
             raise ValueError(
@@ -102,49 +104,67 @@ def check(layers: Formats, weights: Weights, known: Iterable[str]) -> None:
             )
 
 
-def _listed(weights: Weights, metadata: dict[str, str], prefix: str) -> Formats:
+def read_metadata(metadata: dict[str, str]) -> Formats:
+    """Return what a file's metadata says of layers, by their names in it.
+
+    Raises ValueError if that is not how each layer is quantised.
+    """
+    if METADATA not in metadata:
+        return {}
+    layers = _parse(METADATA, metadata[METADATA]).get("layers")
+    if not isinstance(layers, dict) or not all(isinstance(how, dict) for how in layers.values()):
+        raise ValueError(
+            f"'{METADATA}' does not say how each layer is quantised. The file is damaged: download "
+            "it again."
+        )
+    return layers
+
+
+def _listed(state_dict: StateDict, metadata: dict[str, str], prefix: str) -> Formats:
     """What the metadata says of layers that there are; the names in it have the prefix, another, or
     none.
     """
-    listed = read_quantisation(metadata[QUANTISATION]) if QUANTISATION in metadata else {}
+    listed = read_metadata(metadata)
     layers = {without_prefix(name.removeprefix(prefix)): how for name, how in listed.items()}
-    return {layer: how for layer, how in layers.items() if f"{layer}.weight" in weights}
+    return {layer: how for layer, how in layers.items() if f"{layer}.weight" in state_dict}
 
 
-def _read_own(weights: Weights) -> Formats:
+def _read_own(state_dict: StateDict) -> Formats:
     """What stands beside the layers; an older step of core may have left it beside none."""
-    layers = {key.removesuffix(LAYER_FORMAT): key for key in weights if key.endswith(LAYER_FORMAT)}
+    layers = {
+        key.removesuffix(LAYER_FORMAT): key for key in state_dict if key.endswith(LAYER_FORMAT)
+    }
     return {
-        layer: _parse(key, weights[key])
+        layer: _parse(key, state_dict[key].flatten().view(torch.uint8).numpy().tobytes())
         for layer, key in layers.items()
-        if f"{layer}.weight" in weights
+        if f"{layer}.weight" in state_dict
     }
 
 
-def _parse(key: str, written: Tensor) -> dict:
+def _parse(name: str, text: str | bytes) -> dict:
     try:
-        how = json.loads(written.numpy().tobytes()) if written.dtype == torch.uint8 else None
+        how = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"'{key}' is no JSON ({error}). The file is damaged: download it again."
+            f"'{name}' is no JSON ({error}). The file is damaged: download it again."
         ) from error
     if not isinstance(how, dict):
         raise ValueError(
-            f"'{key}' holds {how!r}, not a JSON object. The file is damaged: download it again."
+            f"'{name}' holds {how!r}, not a JSON object. The file is damaged: download it again."
         )
     return how
 
 
-def _scaled(weights: Weights) -> list[str]:
+def _scaled(state_dict: StateDict) -> list[str]:
     """Layers in fp8 with a scale beside them, whether or not anything says so."""
     layers = [
         key.removesuffix(scale)
-        for key in weights
+        for key in state_dict
         for scale in (".weight_scale", ".scale_weight")
         if key.endswith(scale)
     ]
     return [
         layer
         for layer in layers
-        if f"{layer}.weight" in weights and weights[f"{layer}.weight"].dtype in FP8
+        if f"{layer}.weight" in state_dict and state_dict[f"{layer}.weight"].dtype in FP8
     ]

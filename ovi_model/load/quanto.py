@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+from .state_dict import StateDict
 
 # How optimum-quanto names the two parts of a weight.
 # Source: optimum-quanto 0.2.7, tensor/weights/qbytes.py, WeightQBytesTensor.save_to_state_dict.
@@ -16,45 +16,45 @@ PACKED = ("._data._data", "._shift")
 ACTIVATION_SCALES = (".input_scale", ".output_scale")
 
 
-def is_quantised(weights: Weights) -> bool:
+def is_quantised(state_dict: StateDict) -> bool:
     """Whether any weight is stored the way optimum-quanto stores it."""
-    return any(key.endswith((VALUES, *PACKED)) for key in weights)
+    return any(key.endswith((VALUES, *PACKED)) for key in state_dict)
 
 
-def dequantise(weights: Weights) -> Weights:
+def dequantise(state_dict: StateDict) -> StateDict:
     """Return plain weights in the precision of their scales; each pair leaves `weights` as its
     product is made.
 
     Raises ValueError for a weight without a scale or with one that does not fit, and for fewer than
     eight bits.
     """
-    if not is_quantised(weights):
-        return weights
-    packed = [key for key in weights if key.endswith(PACKED)]
+    if not is_quantised(state_dict):
+        return state_dict
+    packed = [key for key in state_dict if key.endswith(PACKED)]
     if packed:
         raise ValueError(
             f"'{packed[0]}' holds several numbers to a byte (optimum-quanto, four bits or fewer), "
             "which is not supported. Use the int8 or the bf16 file of the same release."
         )
-    plain: Weights = {}
-    for key in list(weights):
+    plain: StateDict = {}
+    for key in list(state_dict):
         if key.endswith(VALUES):
-            plain[key.removesuffix(VALUES)] = _multiply(weights, key)
+            plain[key.removesuffix(VALUES)] = _multiply(state_dict, key)
         elif key.endswith(SCALE):
             continue  # read with its values
         elif not key.endswith(ACTIVATION_SCALES):
-            plain[key] = weights.pop(key)
+            plain[key] = state_dict.pop(key)
     return plain
 
 
-def _multiply(weights: Weights, key: str) -> Tensor:
+def _multiply(state_dict: StateDict, key: str) -> Tensor:
     """Values [out, in], int8 or fp8, times scale [out, 1]."""
     name = key.removesuffix(VALUES)
-    if name + SCALE not in weights:
+    if name + SCALE not in state_dict:
         raise ValueError(
             f"'{name}' has no scale '{name}{SCALE}'. The file is incomplete: download it again."
         )
-    values, scale = weights.pop(key), weights[name + SCALE]
+    values, scale = state_dict.pop(key), state_dict[name + SCALE]
     if values.ndim != 2 or scale.shape not in {(), (1,), (1, 1), (len(values), 1)}:
         raise ValueError(
             f"'{name}' has values of shape {list(values.shape)} and a scale of shape "

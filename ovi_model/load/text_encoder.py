@@ -1,7 +1,6 @@
 """umT5, the text encoder of Ovi, as ComfyUI's CLIP: any size, ComfyUI's layout or Wan's own."""
 
 import inspect
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,15 @@ import comfy.utils
 import torch
 from comfy.text_encoders.sd3_clip import t5_xxl_detect
 from comfy.text_encoders.wan import WanT5Tokenizer, te
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from .. import core_facts
-from .safetensors_header import check_header
-from .weight_file import SAFETENSORS, read_weights
+from . import quantization
+from .reload import reload_with
+from .state_dict import StateDict, count_blocks
+from .weight_file import SAFETENSORS, UNREADABLE, read_weights
 
 RIGHT_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors (Comfy-Org/Wan_2.1_ComfyUI_repackaged)"
 
@@ -77,31 +78,27 @@ def load_text_encoder(
     Raises ValueError if the file is no complete umT5 encoder or no tokenizer fits it.
     """
     path, tokenizer_files = Path(path), tuple(tokenizer_files)
-    weights, metadata = read_weights(path)
-    weights = core_names(weights)
-    spiece = weights.pop("spiece_model", None)
-    weights = _current_quantisation(path, weights, metadata)
-    sizes = _measure(path, weights)
-    _check_complete(path, weights, sizes)
+    state_dict, metadata = read_weights(path)
+    state_dict = core_names(state_dict)
+    spiece = state_dict.pop("spiece_model", None)
+    state_dict = _current_quantisation(path, state_dict, metadata)
+    sizes = _measure(path, state_dict)
+    _check_complete(path, state_dict, sizes)
     if spiece is None:
         path_of_tokenizer, spiece = _find_tokenizer(path, sizes.vocab_size, tokenizer_files)
     else:
         path_of_tokenizer = path
     _check_tokenizer(path_of_tokenizer, spiece, sizes.vocab_size)
-    clip = _build(weights, sizes, spiece, embedding_directory, disable_dynamic)
-    clip.patcher.cached_patcher_init = (_load_patcher, (path, tokenizer_files, embedding_directory))
+    clip = _build(state_dict, sizes, spiece, embedding_directory, disable_dynamic)
+    reload_with(clip.patcher, load_text_encoder, path, tokenizer_files, embedding_directory)
     return clip
 
 
-def _load_patcher(*arguments, disable_dynamic: bool = False):
-    return load_text_encoder(*arguments, disable_dynamic=disable_dynamic).patcher
-
-
-def core_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def core_names(state_dict: StateDict) -> StateDict:
     """Rename a umT5 state dict in Wan's own naming to ComfyUI's; other names stay as they are."""
-    if "token_embedding.weight" not in weights:
-        return dict(weights)
-    return {_core_name(name): tensor for name, tensor in weights.items()}
+    if "token_embedding.weight" not in state_dict:
+        return dict(state_dict)
+    return {_core_name(name): tensor for name, tensor in state_dict.items()}
 
 
 def _core_name(name: str) -> str:
@@ -114,23 +111,27 @@ def _core_name(name: str) -> str:
     return name
 
 
-def _current_quantisation(
-    path: Path, weights: dict[str, Tensor], metadata: dict[str, str]
-) -> dict[str, Tensor]:
-    """Bring quantised weights into the form the running ComfyUI reads; plain weights pass through."""
+def _current_quantisation(path: Path, state_dict: StateDict, metadata: dict[str, str]) -> StateDict:
+    """Bring quantised weights into the form the running ComfyUI reads; plain ones stay."""
+    try:
+        quantization.read_metadata(metadata)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
     if core_facts.LAYER_FORMATS:
-        return comfy.utils.convert_old_quants(weights, model_prefix="", metadata=metadata)[0]
-    if any(name.endswith(UNKNOWN_SCALES) for name in weights):
+        return comfy.utils.convert_old_quants(state_dict, model_prefix="", metadata=metadata)[0]
+    if any(name.endswith(UNKNOWN_SCALES) for name in state_dict):
         raise ValueError(
             f"{path.name} is quantised in a way this ComfyUI is too old to read. "
             f"Update ComfyUI, or use {RIGHT_FILE}, which it can read."
         )
-    if "scaled_fp8" in weights:  # a marker: only its type counts, and older releases want it empty
-        weights["scaled_fp8"] = weights["scaled_fp8"].flatten()[:0]
-    return weights
+    if (
+        "scaled_fp8" in state_dict
+    ):  # a marker: only its type counts, and older releases want it empty
+        state_dict["scaled_fp8"] = state_dict["scaled_fp8"].flatten()[:0]
+    return state_dict
 
 
-def _measure(path: Path, weights: dict[str, Tensor]) -> TextEncoderSizes:
+def _measure(path: Path, state_dict: StateDict) -> TextEncoderSizes:
     """Read the sizes off the weights of the first block."""
     first = "encoder.block.0.layer."
     needed = (
@@ -139,26 +140,31 @@ def _measure(path: Path, weights: dict[str, Tensor]) -> TextEncoderSizes:
         f"{first}1.DenseReluDense.wi_0.weight",
     )
     bias = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
-    absent = [name for name in (*needed, bias.format(0)) if name not in weights]
+    absent = [name for name in (*needed, bias.format(0)) if name not in state_dict]
     if absent:
         raise ValueError(
-            f"{path.name} is no umT5 text encoder: {_describe(weights)} and has no '{absent[0]}'. "
-            f"{_advice()}"
+            f"{path.name} is no umT5 text encoder: {_describe(state_dict)} and has no "
+            f"'{absent[0]}'. {_advice()}"
         )
     for name in (*needed, bias.format(0)):
-        if weights[name].ndim != 2 or 0 in weights[name].shape:
+        if state_dict[name].ndim != 2 or 0 in state_dict[name].shape:
             raise ValueError(
-                f"{path.name}: '{name}' has shape {list(weights[name].shape)}, no matrix. "
+                f"{path.name}: '{name}' has shape {list(state_dict[name].shape)}, no matrix. "
                 f"{_advice()}"
             )
-    layers = _count_blocks(path, weights)
-    if layers > 1 and bias.format(1) not in weights:
+    try:
+        layers = count_blocks(state_dict, "encoder.block.")
+    except ValueError as error:
+        raise ValueError(
+            f"{path.name} is an incomplete umT5 encoder: it has {error}. {_advice()}"
+        ) from error
+    if layers > 1 and bias.format(1) not in state_dict:
         raise ValueError(
             f"{path.name} is a T5 or mT5 encoder, not a umT5: only its first block has a "
             f"'relative_attention_bias', umT5 has one in every block. {_advice()}"
         )
-    embedding, query, gate = (weights[name] for name in needed)
-    heads = weights[bias.format(0)].shape[1]
+    embedding, query, gate = (state_dict[name] for name in needed)
+    heads = state_dict[bias.format(0)].shape[1]
     return TextEncoderSizes(
         d_model=embedding.shape[1],
         d_ff=gate.shape[0],
@@ -169,26 +175,11 @@ def _measure(path: Path, weights: dict[str, Tensor]) -> TextEncoderSizes:
     )
 
 
-def _count_blocks(path: Path, weights: dict[str, Tensor]) -> int:
-    """Count the blocks, whose numbers go on from 0; a number alone must not make an encoder of that
-    many.
-    """
-    numbered = re.compile(r"encoder\.block\.([0-9]{1,9})\.")
-    found = {int(match[1]) for name in weights if (match := numbered.match(name))}
-    absent = next(index for index in range(len(found) + 1) if index not in found)
-    if absent < len(found):
-        raise ValueError(
-            f"{path.name} is an incomplete umT5 encoder: it has 'encoder.block.{max(found)}' but "
-            f"no 'encoder.block.{absent}'. {_advice()}"
-        )
-    return len(found)
-
-
-def _describe(weights: dict[str, Tensor]) -> str:
+def _describe(state_dict: StateDict) -> str:
     for part, kind in OTHER_KINDS:
-        if any(part in name for name in weights):
+        if any(part in name for name in state_dict):
             return f"it looks like {kind}"
-    return f"it begins with '{min(weights)}'" if weights else "it holds a tokenizer alone"
+    return f"it begins with '{min(state_dict)}'" if state_dict else "it holds a tokenizer alone"
 
 
 def _advice() -> str:
@@ -216,25 +207,25 @@ def _shapes(sizes: TextEncoderSizes) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_complete(path: Path, weights: dict[str, Tensor], sizes: TextEncoderSizes) -> None:
+def _check_complete(path: Path, state_dict: StateDict, sizes: TextEncoderSizes) -> None:
     """Raise ValueError for the first weight that is absent or does not fit the others."""
     for name, shape in _shapes(sizes).items():
-        if name not in weights:
+        if name not in state_dict:
             raise ValueError(
                 f"{path.name} is an incomplete umT5 encoder: it has no '{name}'. {_advice()}"
             )
-        if tuple(weights[name].shape) != shape:
-            found = list(weights[name].shape)
+        if tuple(state_dict[name].shape) != shape:
+            found = list(state_dict[name].shape)
             raise ValueError(
                 f"{path.name}: '{name}' has shape {found}, the rest of the file needs "
                 f"{list(shape)}."
             )
         if (
-            not weights[name].is_floating_point()
-            and name.removesuffix("weight") + "comfy_quant" not in weights
+            not state_dict[name].is_floating_point()
+            and name.removesuffix("weight") + "comfy_quant" not in state_dict
         ):
             raise ValueError(
-                f"{path.name}: '{name}' holds {weights[name].dtype}, not fractions. {_advice()}"
+                f"{path.name}: '{name}' holds {state_dict[name].dtype}, not fractions. {_advice()}"
             )
 
 
@@ -248,13 +239,12 @@ def _find_tokenizer(
         if other.suffix.lower() not in SAFETENSORS:
             continue
         try:
-            check_header(other)
             with safe_open(other, framework="pt") as opened:
                 if {"spiece_model", "shared.weight"} <= set(opened.keys()):
                     rows = opened.get_slice("shared.weight").get_shape()[:1]
                     if rows == [vocab_size]:
                         return other, opened.get_tensor("spiece_model")
-        except (SafetensorError, ValueError, OSError):
+        except UNREADABLE:
             continue  # a damaged neighbour is no reason to refuse this file
     raise ValueError(
         f"{path.name} holds no tokenizer, and no other file in models/text_encoders holds one for "
@@ -280,13 +270,15 @@ def _count_pieces(spiece: Tensor) -> int:
     if spiece.dtype != torch.uint8 or not spiece.numel():
         return 0
     try:
-        return SentencePieceProcessor(model_proto=spiece.numpy().tobytes()).get_piece_size()
+        return SentencePieceProcessor(
+            model_proto=spiece.flatten().numpy().tobytes()
+        ).get_piece_size()
     except RuntimeError:
         return 0
 
 
 def _build(
-    weights: dict[str, Tensor],
+    state_dict: StateDict,
     sizes: TextEncoderSizes,
     spiece: Tensor,
     embedding_directory: list[str] | None,
@@ -295,17 +287,17 @@ def _build(
     """Build the same object as ComfyUI's own loader does for type 'wan', at any size."""
     options = {
         "target": SimpleNamespace(
-            params={}, clip=te(**t5_xxl_detect(weights)), tokenizer=WanT5Tokenizer
+            params={}, clip=te(**t5_xxl_detect(state_dict)), tokenizer=WanT5Tokenizer
         ),
         "embedding_directory": embedding_directory,
         "tokenizer_data": {"spiece_model": spiece},
-        "parameters": comfy.utils.calculate_parameters(weights),
+        "parameters": comfy.utils.calculate_parameters(state_dict),
         "model_options": {"umt5xxl_model_config": vars(sizes)},
     }
     if (
         "state_dict" in inspect.signature(comfy.sd.CLIP).parameters
     ):  # current releases load before they move to the GPU
-        return comfy.sd.CLIP(**options, state_dict=[weights], disable_dynamic=disable_dynamic)
+        return comfy.sd.CLIP(**options, state_dict=[state_dict], disable_dynamic=disable_dynamic)
     clip = comfy.sd.CLIP(**options)
-    clip.load_sd(weights)
+    clip.load_sd(state_dict)
     return clip

@@ -1,22 +1,24 @@
-"""Wan 2.2's video VAE at any width: core's class and core's VAE object, where core's loader builds
-width 160 only.
-"""
+"""Wan 2.2's video VAE as ComfyUI's VAE: its own at the released widths, its class at others."""
 
 from pathlib import Path
 
 import comfy.sd
+import torch
 from comfy.ldm.wan import vae2_2
-from torch import Tensor
 
 from ..config import VIDEO_CHANNELS
 from .audio_vae import is_audio_vae
 from .core_vae import vae_around
+from .reload import reload_with
+from .state_dict import StateDict, check_tensor
 from .weight_file import read_weights
 
 # The first layers, whose shapes tell the widths of both halves; the decoder begins at four times
 # its width.
 ENCODER_KEY, DECODER_KEY = "encoder.conv1.weight", "decoder.conv1.weight"
 DECODER_FACTOR = 4
+# Of the encoder and the decoder; ComfyUI's own loader builds these alone.
+RELEASED_WIDTHS = (160, 256)
 
 
 def load_video_vae(path: str | Path) -> comfy.sd.VAE:
@@ -25,14 +27,14 @@ def load_video_vae(path: str | Path) -> comfy.sd.VAE:
     Raises ValueError if the file is no such VAE, lacks a weight, or has one of another shape.
     """
     path = Path(path)
-    weights, _ = read_weights(path)
-    vae = vae_around(_build(path, weights), weights, vae2_2, "WanVAE")
-    vae.patcher.cached_patcher_init = (_load_patcher, (path,))
+    state_dict = _read(path)
+    widths = _read_widths(state_dict)
+    if widths == RELEASED_WIDTHS:
+        vae = comfy.sd.VAE(sd=state_dict)
+    else:
+        vae = vae_around(_build(*widths), state_dict, vae2_2, "WanVAE")
+    reload_with(vae.patcher, load_video_vae, path)
     return vae
-
-
-def _load_patcher(path: Path, disable_dynamic: bool = False):  # noqa: ARG001
-    return load_video_vae(path).patcher
 
 
 def check_video_vae(vae: comfy.sd.VAE, node: str) -> None:
@@ -51,23 +53,31 @@ def check_video_vae(vae: comfy.sd.VAE, node: str) -> None:
         )
 
 
-def _build(path: Path, weights: dict[str, Tensor]) -> vae2_2.WanVAE:
-    """Return a model whose every weight the file holds, in its shape."""
+def _read(path: Path) -> StateDict:
+    """Return every weight of a model as wide as the file's first layers are."""
+    state_dict, _ = read_weights(path)
     for name in (ENCODER_KEY, DECODER_KEY):
-        if name not in weights or weights[name].ndim != 5:
+        if name not in state_dict or state_dict[name].ndim != 5:
             raise ValueError(
-                f"{path.name} is no Wan 2.2 video VAE: it has no '{name}' of five dimensions."
+                f"{path.name} is no Wan 2.2 video VAE: it has no '{name}' of five dimensions. "
+                "Choose wan2.2_vae.safetensors."
             )
-    model = vae2_2.WanVAE(
-        dim=len(weights[ENCODER_KEY]),
-        dec_dim=len(weights[DECODER_KEY]) // DECODER_FACTOR,
+    with torch.device("meta"):
+        expected = _build(*_read_widths(state_dict)).state_dict()
+    return {
+        name: check_tensor(path, name, state_dict.get(name), wanted)
+        for name, wanted in expected.items()
+    }
+
+
+def _read_widths(state_dict: StateDict) -> tuple[int, int]:
+    return len(state_dict[ENCODER_KEY]), len(state_dict[DECODER_KEY]) // DECODER_FACTOR
+
+
+def _build(encoder_width: int, decoder_width: int) -> vae2_2.WanVAE:
+    return vae2_2.WanVAE(
+        dim=encoder_width,
+        dec_dim=decoder_width,
         z_dim=VIDEO_CHANNELS,
         temperal_downsample=[False, True, True],
     )
-    for name, wanted in model.state_dict().items():
-        if name not in weights:
-            raise ValueError(f"{path.name} is incomplete: it has no '{name}'.")
-        if weights[name].shape != wanted.shape:
-            shapes = f"{list(weights[name].shape)}, the rest of the file needs {list(wanted.shape)}"
-            raise ValueError(f"{path.name}: '{name}' has shape {shapes}.")
-    return model

@@ -1,4 +1,4 @@
-"""Reads a weight file of any kind ComfyUI takes, and says in one sentence why one cannot be read."""
+"""Reads a weight file of any kind ComfyUI takes, and says in one sentence why it cannot be read."""
 
 import os
 import pickle
@@ -8,16 +8,20 @@ from pathlib import Path
 
 import comfy.utils
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .safetensors_header import check_header
+from .state_dict import StateDict
 
 SAFETENSORS = (".safetensors", ".sft")
 
 # What training and repackaging wrap weights in: Ovi's own checkpoints {"module": ...} or {"app":
 # {"model": ...}}.
 WRAPPERS = ("module", "app", "model", "state_dict", "generator")
+
+# What PyTorch has tensors of, but cannot compute with: more dimensions, and two numbers to a byte.
+MAX_DIMENSIONS = 64
+PACKED_TYPE = getattr(torch, "float4_e2m1fn_x2", None)
 
 # A name more for a tensor costs no byte in a file, but may in memory; tied weights have two names,
 # not ten thousand.
@@ -52,7 +56,7 @@ UNREADABLE = (
 )
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     """Return a file's tensors by name and its metadata (empty for a pickle, which is never allowed
     to run code).
 
@@ -65,7 +69,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     _check_kind(path)
     try:
         if path.suffix.lower() in SAFETENSORS:
-            check_header(path)
+            _check_header(path)
         else:
             _check_zip(path)
         loaded, metadata = comfy.utils.load_torch_file(
@@ -88,22 +92,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {
         name: x.detach() if x.requires_grad else x for name, x in tensors.items()
     }, metadata or {}
-
-
-def without_prefix(name: str) -> str:
-    """Leave out what parallel training puts before a tensor's name, and what ComfyUI and others
-    save with.
-    """
-    return name.removeprefix("module.").removeprefix("model.").removeprefix("diffusion_model.")
-
-
-def find_undefined(tensors: dict[str, Tensor]) -> str | None:
-    """Return the name of the first tensor with NaN or infinity in it."""
-    for name, tensor in tensors.items():
-        # PyTorch has no such test for fp8.
-        if not (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all():
-            return name
-    return None
 
 
 def _check_is_file(path: Path) -> None:
@@ -159,6 +147,16 @@ def _check_kind(path: Path) -> None:
         )
 
 
+def _check_header(path: Path) -> None:
+    """Raise SafetensorError unless each byte of the data belongs to exactly one tensor.
+
+    ComfyUI's own reader, used with dynamic VRAM, maps the file and trusts its header. The library
+    reads no header above 100 MB.
+    """
+    with safe_open(path, framework="np"):
+        pass
+
+
 def _check_zip(path: Path) -> None:
     """Raise ValueError if a PyTorch file would grow when unpacked: PyTorch stores its records, and
     compresses none.
@@ -171,7 +169,7 @@ def _check_zip(path: Path) -> None:
         raise ValueError(f"it would unpack to {unpacked:,} bytes")
 
 
-def find_tensors(entries: dict, depth: int = 4) -> dict[str, Tensor]:
+def find_tensors(entries: dict, depth: int = 4) -> StateDict:
     """Return the tensors by name within the wrappers, if these hold any, else those beside them."""
     for wrapper in WRAPPERS:
         # Not entries.get: a pickle may put attributes of its own in front of an OrderedDict's.
@@ -185,17 +183,12 @@ def find_tensors(entries: dict, depth: int = 4) -> dict[str, Tensor]:
     }
 
 
-def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def _check_tensors(path: Path, tensors: StateDict) -> None:
     """Raise ValueError unless each is an ordinary tensor in memory, and all together are no larger
     than the file.
     """
     for name, tensor in tensors.items():
-        if (
-            tensor.layout != torch.strided
-            or tensor.is_nested
-            or tensor.is_quantized
-            or tensor.device.type != "cpu"
-        ):
+        if not _is_plain(tensor):
             raise ValueError(
                 f"{path.name}: '{name}' is no plain tensor. Take the file from its original source."
             )
@@ -205,6 +198,18 @@ def _check_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             f"{path.name}: its tensors would take {claimed:,} bytes, the file has {size:,}. It was "
             "made to fill the memory; take the file from its original source."
         )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory number by number, and PyTorch can compute with it."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.dtype != PACKED_TYPE
+        and tensor.ndim <= MAX_DIMENSIONS
+        and not tensor.is_nested
+        and not tensor.is_quantized
+    )
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -225,7 +230,8 @@ def _reason(path: Path, error: Exception) -> str:
             "save it again with a current PyTorch, or start ComfyUI without --mmap-torch-files."
         )
     kind = "safetensors" if path.suffix.lower() in SAFETENSORS else "PyTorch"
+    first_line = str(error).partition("\n")[0][:120]
     return (
         f"its {path.stat().st_size:,} bytes are no complete {kind} file ({type(error).__name__}: "
-        f"{str(error)[:120]}). It is damaged or was not downloaded to the end; download it again."
+        f"{first_line}). It is damaged or was not downloaded to the end; download it again."
     )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-SAMPLE_RATE = 16000
+from ..config import SAMPLE_RATE
+
 WINDOW, HOP, BINS = 1024, 256, 4096  # samples: 64 ms, 16 ms; the spectrum's length, for fine bins
 VOICE = (70, 700)  # Hz, from a deep man to a child that shouts
 MIN_PERIODICITY = 0.6  # of the sound's energy, at the lag of its pitch

@@ -4,11 +4,12 @@ import hashlib
 import json
 from pathlib import Path
 
-import comfy.sd
 import pytest
 import torch
+from comfy.ldm.mmaudio.vae import autoencoder
 from comfyui_ovi.ovi_model.decode.audio import decode_16k
 from comfyui_ovi.ovi_model.load import audio_vae
+from comfyui_ovi.ovi_model.load.core_vae import vae_around
 from goldens import relative_error
 from safetensors.torch import load_file
 
@@ -79,11 +80,15 @@ def test_encode_sound(vae, recorded):
     assert relative_error(latent, recorded["audio_latent"]) < TOLERANCE
 
 
-def test_comfyuis_own_class_takes_the_same_weights(vae, recorded):
-    """At full size ComfyUI's stock loader builds the same model from the weights this loader has
-    merged.
-    """
-    stock = comfy.sd.VAE(sd=vae.first_stage_model.state_dict())
-    assert type(stock.first_stage_model) is not type(vae.first_stage_model)
-    assert torch.equal(stock.decode(recorded["z"]), vae.decode(recorded["z"]))
-    assert torch.equal(decode_16k(stock, recorded["z"]), decode_16k(vae, recorded["z"]))
+def test_released_files_become_comfyuis_own_class(vae):
+    assert type(vae.first_stage_model) is autoencoder.AudioAutoencoder
+
+
+def test_the_class_for_other_widths_is_the_same_at_the_released_ones(vae, recorded):
+    """To the last bit, in ComfyUI's VAE object too."""
+    weights = vae.first_stage_model.state_dict()
+    model = audio_vae.SizedAutoencoder(*audio_vae.RELEASED_WIDTHS)
+    sized = vae_around(model, weights, autoencoder, "AudioAutoencoder")
+    assert type(sized.first_stage_model) is audio_vae.SizedAutoencoder
+    assert torch.equal(sized.decode(recorded["z"]), vae.decode(recorded["z"]))
+    assert torch.equal(decode_16k(sized, recorded["z"]), decode_16k(vae, recorded["z"]))

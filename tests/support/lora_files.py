@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from small_weights import OviSizes, Weights, ovi_shapes, random_weights
+from weights import seeded
 
 AUDIO = "audio_model."
 RANK = 4
@@ -104,7 +105,7 @@ def released_name(layer: str) -> str:
 
 
 def lora(layers, style: Style = STYLES["comfy"]) -> Weights:
-    """A LoRA of rank 4 on these layers, convolutions included; the same numbers whatever the names."""
+    """A LoRA of rank 4 on these layers, convolutions too; the same numbers whatever the names."""
     shapes = ovi_shapes(OviSizes())
     weights = {}
     for layer in layers:
@@ -119,6 +120,26 @@ def lora(layers, style: Style = STYLES["comfy"]) -> Weights:
 def write_lora(path: Path, layers, style: str = "comfy") -> None:
     """Save such a LoRA."""
     save_file(lora(layers, STYLES[style]), path)
+
+
+def save(folder: Path, state_dict: Weights, name: str = "test.safetensors") -> str:
+    """Save tensors as they are and return the file's path."""
+    save_file(state_dict, folder / name)
+    return str(folder / name)
+
+
+def matrices(layer: str, rows: int = 32, columns: int = 32) -> Weights:
+    """A LoRA of one layer of the unit tests' model."""
+    return {
+        f"{layer}.lora_A.weight": seeded(f"{layer} down", (RANK, columns)),
+        f"{layer}.lora_B.weight": seeded(f"{layer} up", (rows, RANK)),
+    }
+
+
+def glora(layer: str, dim: int = 32) -> Weights:
+    """A GLoRA, which adds what depends on the weight, of one square layer."""
+    shapes = {"a1": (dim, RANK), "a2": (RANK, dim), "b1": (dim, RANK), "b2": (RANK, dim)}
+    return {f"{layer}.{name}.weight": seeded(name, shape) for name, shape in shapes.items()}
 
 
 def with_lora(graph, model, file: str, strength: float = 1.0):

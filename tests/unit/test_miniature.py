@@ -1,5 +1,6 @@
 """The miniature's four files: what they become, and what is said when one is not as it came."""
 
+import inspect
 import shutil
 
 import comfy.sd
@@ -7,7 +8,7 @@ import pytest
 import torch
 from comfy.ldm.wan import vae2_2
 from comfy.utils import load_torch_file
-from comfyui_ovi.ovi_model.load import miniature
+from comfyui_ovi.ovi_model.load import miniature, video_vae
 from comfyui_ovi.ovi_model.load.audio_vae import is_audio_vae
 from comfyui_ovi.ovi_model.load.video_vae import load_video_vae
 from comfyui_ovi.ovi_model.network.model import OviModel
@@ -65,6 +66,19 @@ def test_widths_come_from_the_weights(tmp_path):
     loaded = load_video_vae(tmp_path / "vae.safetensors").first_stage_model
     assert (loaded.dim, loaded.decoder.dim) == (4, 8)
     assert all(torch.equal(loaded.state_dict()[name], weights[name]) for name in weights)
+
+
+def test_the_released_widths_are_left_to_core(tmp_path, monkeypatch):
+    """Core's loader builds one size, whose widths are the defaults of its class; it would refuse
+    others.
+    """
+    core = inspect.signature(vae2_2.WanVAE).parameters
+    assert (core["dim"].default, core["dec_dim"].default) == video_vae.RELEASED_WIDTHS
+    narrow = vae2_2.WanVAE(dim=4, dec_dim=8, z_dim=48, temperal_downsample=[False, True, True])
+    save_file(narrow.state_dict(), tmp_path / "vae.safetensors")
+    monkeypatch.setattr(video_vae, "RELEASED_WIDTHS", (4, 8))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_video_vae(tmp_path / "vae.safetensors")
 
 
 def test_core_builds_its_own_again_afterwards(parts, folder):

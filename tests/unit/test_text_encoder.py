@@ -125,6 +125,15 @@ def test_a_newer_quantisation_is_read_or_refused_but_never_misread(weights, load
         load(weights)
 
 
+def test_what_metadata_says_of_layers_must_be_readable(weights, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save_file(weights, path, {"_quantization_metadata": '{"layers": 8}'})
+    with pytest.raises(
+        ValueError, match=r"^mine\.safetensors: .* how each layer is quantised.*download it again"
+    ):
+        text_encoder.load_text_encoder(path)
+
+
 def test_parentheses_are_text(folder):
     clip = text_encoder.load_text_encoder(folder / "umt5_small.safetensors")
     assert not torch.equal(embed(clip, "a (cat:1.4)"), embed(clip, "a cat"))
