@@ -67,7 +67,9 @@ def find_runtime(with_tests: bool) -> Runtime:
         )
         if with_tests:
             require_packages(
-                runtime.python, ("pytest", "hypothesis", "gguf", "ruff"), str(TEST_REQUIREMENTS)
+                runtime.python,
+                ("pytest", "xdist", "hypothesis", "gguf", "ruff"),
+                str(TEST_REQUIREMENTS),
             )
         return runtime
     return build(runtime_folder(), with_tests)
