@@ -19,6 +19,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="aot_eager",
         help="torch.compile's backend (inductor, aot_eager)",
     )
-    parser.addoption(
-        "--nightly", action="store_true", help="fuzz with 10,000 cases instead of 500"
-    )
+    parser.addoption("--nightly", action="store_true", help="fuzz with 10,000 cases instead of 500")
