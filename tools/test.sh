@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks style and runs every test in a real ComfyUI; arguments go to pytest.
+# Checks style and runs every test in a real ComfyUI; arguments go to pytest, -n 0 for one process.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/runtime.sh
@@ -12,4 +12,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-COMFYUI_PATH="$COMFYUI" exec "$PYTHON" -m pytest "$@"
+
+# A worker a core, each with a ComfyUI of its own, which takes some 2 GB. A file's tests stay together, since they share
+# what they load; folders come in their order, so that the browser's tests, the longest, begin first.
+export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$("$PYTHON" -c 'import os; print(min(4, os.cpu_count() or 1))')}"
+COMFYUI_PATH="$COMFYUI" exec "$PYTHON" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"

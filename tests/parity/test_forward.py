@@ -10,6 +10,10 @@ from goldens import load, relative_error, small_model
 
 TOLERANCE = 5e-6
 CASES = ["t2av", "i2av", "slg1", "i2av_slg2", "batch2", "batch2_i2av", "audio_only", "video_only"]
+# Both towers with a time for each frame and two prompts of unequal length in a batch, and a tower
+# alone, are all the graphs there are but for the skipped layer's, for which see
+# tests/graph/test_compile.py.
+COMPILED = ["batch2_i2av", "audio_only"]
 # What core takes on a card; the kernel for processors asks the system for free memory, which no
 # compiler can follow.
 PYTORCH = {"optimized_attention_override": pytorch_attention}
@@ -69,7 +73,7 @@ def test_forward_equals_the_reference(case, gradients):
         check(forward(small_model(), tensors, about), tensors)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", COMPILED)
 def test_the_compiled_forward_equals_the_reference(case, pytestconfig):
     tensors, about = load(f"fusion_t32_{case}")
     torch._dynamo.reset()

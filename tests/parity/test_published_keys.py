@@ -1,4 +1,4 @@
-"""The published file at full size, as names and shapes alone: 2,073 tensors, 11.66 billion numbers."""
+"""The published file at full size, names and shapes alone: 2,073 tensors, 11.66 billion numbers."""
 
 import math
 

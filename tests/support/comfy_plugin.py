@@ -1,5 +1,7 @@
 """Pytest plugin: boots ComfyUI with this repository as its extension before any test is imported,
 for tests to use.
+
+With pytest-xdist each worker boots its own, in one folder that the process above them removes.
 """
 
 import os
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from comfy_runtime import ComfyRuntime
+from filelock import FileLock
 from small_files import write_small_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -27,7 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
             f"{found}: run the tests with 'bash tools/test.sh', which finds or builds one",
             returncode=4,
         )
-    config.stash[BASE] = Path(tempfile.mkdtemp(prefix="ovi-tests-")).resolve()
+    worker = getattr(config, "workerinput", None)
+    if worker:
+        config.stash[BASE] = Path(worker["base"], worker["workerid"])
+    else:
+        config.stash[BASE] = Path(tempfile.mkdtemp(prefix="ovi-tests-")).resolve()
+        if config.getoption("dist", "no") != "no" and not config.option.collectonly:
+            return  # this process runs no test
     try:
         cpu = not os.environ.get("OVI_TEST_GPU")
         config.stash[RUNTIME] = ComfyRuntime(
@@ -35,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     except ImportError as error:
         pytest.exit(str(error), returncode=4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Tell a worker of pytest-xdist where its folder is to be."""
+    node.workerinput["base"] = str(node.config.stash[BASE])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -49,7 +64,20 @@ def runtime(request: pytest.FixtureRequest) -> ComfyRuntime:
 
 
 @pytest.fixture(scope="session")
-def small_files(runtime: ComfyRuntime) -> Path:
-    """The models folder of the runtime, filled with a freshly made small set of checkpoints."""
-    write_small_files(Path(os.environ["COMFYUI_PATH"]).resolve(), runtime.models)
+def small_files(request: pytest.FixtureRequest, runtime: ComfyRuntime) -> Path:
+    """The models folder of the runtime, filled with a freshly made small set of checkpoints.
+
+    Workers of pytest-xdist wait for the first of them to make the set, and copy it.
+    """
+    comfyui = Path(os.environ["COMFYUI_PATH"]).resolve()
+    if not hasattr(request.config, "workerinput"):
+        write_small_files(comfyui, runtime.models)
+        return runtime.models
+    shared = runtime.base.parent / "small_files"
+    with FileLock(shared.with_suffix(".lock")):
+        if not shared.exists():
+            partial = shared.with_suffix(".partial")
+            write_small_files(comfyui, partial)
+            partial.rename(shared)
+    shutil.copytree(shared, runtime.models, dirs_exist_ok=True)
     return runtime.models

@@ -19,12 +19,15 @@ from small_weights import OviSizes, Weights, ovi_shapes
 
 CASES: Counter[str] = Counter()
 PLANNED: dict[str, int] = {}
+# Whether --nightly was given; known before a test is imported.
+NIGHTLY = False
 
 
-def fuzz(cases: int, **strategies: st.SearchStrategy) -> Callable:
+def fuzz(ordinary: int, nightly: int, **strategies: st.SearchStrategy) -> Callable:
     """Run a test on so many cases, the same ones every time; the cases that ran are counted under
     its name.
     """
+    cases = nightly if NIGHTLY else ordinary
 
     def decorate(test: Callable) -> Callable:
         PLANNED[test.__name__] = cases

@@ -41,7 +41,7 @@ def blurred(frames: torch.Tensor, sigma: float = 1.0) -> torch.Tensor:
 
 
 def worn(clip: world.Clip, folder) -> world.Clip:
-    """A clip blurred, with noise in picture and sound, saved as h264 and AAC, its sound in 8 bits."""
+    """A clip blurred, with noise in picture and sound, as h264 and AAC, its sound in 8 bits."""
     generator = torch.Generator().manual_seed(0)
     frames = blurred(clip.frames) + 0.02 * torch.randn(clip.frames.shape, generator=generator)
     sound = clip.sound + 0.01 * torch.randn(clip.sound.shape, generator=generator)
