@@ -12,7 +12,7 @@ import types
 
 import pytest
 import torch
-from comfyui_ovi.ovi_model.network import blocks, fused_ops, model, rope
+from comfyui_ovi.ovi_model.network import blocks, fused_ops, lock_step, model, rope
 from goldens import load, relative_error, small_model
 from torch import nn
 from torch.nn import functional
@@ -147,9 +147,9 @@ def without_weights(layer):
     return layer
 
 
-def columns_first(cells):
-    """Patches [B, D, F, H, W] in the order column, row, frame, in the same box."""
-    return cells.permute(0, 1, 4, 3, 2).reshape(cells.shape)
+def width_first(patches):
+    """Patches [B, D, F, H, W] in the order width, height, frame, in the same box."""
+    return patches.permute(0, 1, 4, 3, 2).reshape(patches.shape)
 
 
 def channels_first(velocity):
@@ -167,52 +167,52 @@ FUNCTIONS = {
     "the sound's clock is not scaled": (rope, "AUDIO_ROPE_SCALE", replaced(1.0)),
     "the sound begins a step late": (
         model,
-        "audio_rotations",
+        "audio_freqs_cis",
         lambda original: lambda *args: original(*args[:3], args[3] + 1),
     ),
     "rotations of another base": (rope, "rope", given(2, lambda theta: 2 * theta)),
-    "time: sines before cosines": (model, "time_waves", returned(swapped)),
+    "time: sines before cosines": (model, "timestep_embedding", returned(swapped)),
     "time: waves of another base": (
         model,
-        "time_waves",
-        inside(rope, "ROPE_THETA", lambda theta: 2 * theta),
+        "timestep_embedding",
+        inside(model, "ROPE_THETA", lambda theta: 2 * theta),
     ),
     "self-attention: query not rotated": (
         blocks.SelfAttention,
         "project",
-        inside(blocks, "rotate", only(0, replaced(first_argument))),
+        inside(blocks, "apply_rope", only(0, replaced(first_argument))),
     ),
     "self-attention: key not rotated": (
         blocks.SelfAttention,
         "project",
-        inside(blocks, "rotate", only(1, replaced(first_argument))),
+        inside(blocks, "apply_rope", only(1, replaced(first_argument))),
     ),
     "attention with one head": (blocks, "optimized_attention", given(3, lambda _heads: 1)),
     "fusion: query not rotated": (
         blocks.FusionCrossAttention,
         "forward",
-        inside(blocks, "rotate", only(0, replaced(first_argument))),
+        inside(blocks, "apply_rope", only(0, replaced(first_argument))),
     ),
     "fusion: key not rotated": (
         blocks.FusionCrossAttention,
         "project_other",
-        inside(blocks, "rotate", replaced(first_argument)),
+        inside(blocks, "apply_rope", replaced(first_argument)),
     ),
     "fusion: what is read is subtracted": (
         blocks.FusionCrossAttention,
         "forward",
         inside(blocks, "attend", only(1, returned(torch.neg))),
     ),
-    "modulation without time": (blocks.Modulation, "forward", given(1, zero)),
+    "modulation without time": (blocks.ModulationParameters, "forward", given(1, zero)),
     "self-attention modulated as the FFN": (
         blocks.Block,
-        "rows",
-        returned(lambda rows: (rows[1], rows[1])),
+        "modulate",
+        returned(lambda modulations: (modulations[1], modulations[1])),
     ),
     "FFN modulated as self-attention": (
         blocks.Block,
-        "rows",
-        returned(lambda rows: (rows[0], rows[0])),
+        "modulate",
+        returned(lambda modulations: (modulations[0], modulations[0])),
     ),
     "self-attention without shift": (
         blocks.Block,
@@ -271,10 +271,10 @@ FUNCTIONS = {
     "RMS norm without weights": (blocks, "rms_norm", replaced(unweighted_rms_norm)),
     "RMS norm with another epsilon": (blocks, "rms_norm", replaced(rms_norm(eps=1e-3))),
     "RMS norm multiplies by the root": (blocks, "rms_norm", replaced(rms_norm(power=0.5))),
-    "cross-attention is subtracted": (model, "add", given(1, torch.neg)),
-    "cross-attention is left out": (model, "add", given(1, zero)),
+    "cross-attention is subtracted": (lock_step, "add", given(1, torch.neg)),
+    "cross-attention is left out": (lock_step, "add", given(1, zero)),
     "FFN with the exact GELU": (blocks, "gelu", replaced(functional.gelu)),
-    "rotations backwards": (blocks, "rotate", given(1, lambda table: table.mT)),
+    "rotations backwards": (blocks, "apply_rope", given(1, lambda table: table.mT)),
     "products without what is added": (fused_ops, "_multiply_add", given(2, zero)),
     "text filled up after its embedding": (
         model.Tower,
@@ -293,7 +293,7 @@ FUNCTIONS = {
     ),
     "each tower reads itself": (blocks.Block, "read", read_itself),
     "each tower has the other's text": (model.OviModel, "forward", swap_texts),
-    "the skipped layer runs": (model, "NEGATIVE", replaced(None)),
+    "the skipped layer runs": (lock_step, "NEGATIVE", replaced(None)),
 }
 
 # What is changed: names of layers as published, of both towers unless at the root, and how.
@@ -327,7 +327,7 @@ LAYERS = {
     "time embedding without time": ("*time_embedding.1", then(zero)),
     "time projection without SiLU": ("*time_projection.0", gone),
     "channels of a patch before its pixels": ("head", then(channels_first)),
-    "patches in the order of columns": ("patch_embedding", then(columns_first)),
+    "patches in the order of width": ("patch_embedding", then(width_first)),
 }
 
 

@@ -9,8 +9,8 @@ from goldens import load, relative_error
 from weights import seeded
 
 CASES = {
-    "video": ((1, 366, 1, 128), rope.video_rotations(61, 2, 3, 128, "cpu")),
-    "audio": ((1, 314, 1, 128), rope.audio_rotations(314, 128, "cpu")),
+    "video": ((1, 366, 1, 128), rope.video_freqs_cis(61, 2, 3, 128, "cpu")),
+    "audio": ((1, 314, 1, 128), rope.audio_freqs_cis(314, 128, "cpu")),
 }
 
 
@@ -18,20 +18,20 @@ CASES = {
 def test_rotations_equal_the_reference(stream):
     shape, rotations = CASES[stream]
     x = seeded(f"input.rope.{stream}", shape)
-    turned = fused_ops.rotate(x.flatten(2).clone(), rotations, 1).view(shape)
+    turned = fused_ops.apply_rope(x.flatten(2).clone(), rotations, 1).view(shape)
     assert relative_error(turned, load("rope_d128")[0][f"{stream}_out"]) <= 1e-6
 
 
 def test_sound_turns_with_time_channels_alone():
     x = seeded("input.rope.audio", (1, 314, 1, 128))
-    turned = fused_ops.rotate(x.flatten(2).clone(), CASES["audio"][1], 1).view(x.shape)
+    turned = fused_ops.apply_rope(x.flatten(2).clone(), CASES["audio"][1], 1).view(x.shape)
     assert torch.equal(turned[..., 44:], x[..., 44:])
 
 
 def test_a_window_of_sound_keeps_its_place_on_the_clock():
-    whole = rope.audio_rotations(40, 128, "cpu")
+    whole = rope.audio_freqs_cis(40, 128, "cpu")
     assert torch.allclose(
-        rope.audio_rotations(30, 128, "cpu", start=10.0), whole[:, 10:], atol=1e-6
+        rope.audio_freqs_cis(30, 128, "cpu", start=10.0), whole[:, 10:], atol=1e-6
     )
 
 
