@@ -14,6 +14,7 @@ pytestmark = pytest.mark.browser
 # Pixels of the window, beside the search box: a list that opens under the mouse can take the
 # double-click for its own.
 PLACE = (300, 300)
+TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
 WEB_PAGE = "page.safetensors"
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 # Gives a blueprint the miniature before it, a node that saves behind it, and a picture if it takes
@@ -126,7 +127,7 @@ def web_page(served):
 @pytest.mark.parametrize(("name", "wrong", "sentence"), FAULTS, ids=lambda fault: str(fault)[:40])
 @pytest.mark.usefixtures("web_page")
 def test_an_error_is_told_on_the_canvas(page, name, wrong, sentence):
-    page.open_template(name)
+    page.load(json.loads(TEXTS[name]), name)
     page.set_widgets(wrong)
     page.press_run()
     told = page.page.get_by_text(sentence).first
@@ -222,10 +223,8 @@ def test_a_blueprint_is_offered_and_runs(served, page, small, path):
 
 
 def test_a_file_that_is_missing_is_offered(page):
-    (path,) = (path for path in WORKFLOWS if path.stem == "ovi_text_to_audio_video")
-    text = path.read_text(encoding="utf-8").replace(
-        "model_960x960.safetensors", "absent.safetensors"
-    )
+    text = TEXTS["ovi_text_to_audio_video"]
+    text = text.replace("model_960x960.safetensors", "absent.safetensors")
     page.load(json.loads(text), "absent")
     page.page.get_by_text("Missing Models").or_(page.page.get_by_text("View details")).first.click()
     page.page.locator("span, button").get_by_text("absent.safetensors").first.wait_for()
