@@ -292,7 +292,7 @@ def vocoder_weights(seed: int, channels: int = 64) -> Weights:
 
 
 def with_weight_norm(weights: Weights) -> Weights:
-    """Split every convolution into a length and a direction, as BigVGAN's training files hold it."""
+    """Split every convolution into length and direction, as BigVGAN's training files hold it."""
     split = {}
     for name, tensor in weights.items():
         if name.endswith(".weight"):
