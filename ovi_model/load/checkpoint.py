@@ -32,10 +32,8 @@ def convert_key(released: str) -> str:
     module.
     """
     name = released.removeprefix(VIDEO)
-    if name.endswith(".modulation"):
-        return (
-            name.removesuffix(".modulation").removesuffix(".modulation") + ".modulation.modulation"
-        )
+    if name.endswith(".modulation") and not name.endswith(".modulation.modulation"):
+        return f"{name}.modulation"
     return name
 
 
@@ -89,11 +87,11 @@ def read_config(state_dict: StateDict) -> tuple[VideoTowerConfig, AudioTowerConf
     dimensions.
     """
     patch = _shape(state_dict, "patch_embedding.weight", 5)
-    cells = patch[2] * patch[3] * patch[4]
+    frames, height, width = patch[2:]
     video = VideoTowerConfig(
         in_dim=patch[1],
-        out_dim=_shape(state_dict, "head.head.weight", 2)[0] // cells,
-        patch_size=(patch[2], patch[3], patch[4]),
+        out_dim=_shape(state_dict, "head.head.weight", 2)[0] // (frames * height * width),
+        patch_size=(frames, height, width),
         **_read_tower(state_dict, ""),
     )
     audio_patch = _shape(state_dict, AUDIO + AUDIO_KEY, 3)
@@ -151,9 +149,9 @@ def _check_numbers(state_dict: StateDict) -> None:
     in the result.
     """
     small = {
-        key: x
-        for key, x in state_dict.items()
-        if x.is_floating_point() and x.numel() <= SMALL and not x.is_meta
+        key: tensor
+        for key, tensor in state_dict.items()
+        if tensor.is_floating_point() and tensor.numel() <= SMALL and not tensor.is_meta
     }
     if undefined := find_undefined(small):
         raise ValueError(

@@ -67,7 +67,22 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
         if reason := _find_misfit(patch, shape, key):
             parts = _parts_of(key, patch, names, state_dict)
             raise ValueError(_does_not_fit(file, parts, shape, reason))
+    return _add(model, file, patches, strengths, _left_over(file, state_dict, unused))
 
+
+def _left_over(file: str, state_dict: StateDict, unused: list[str]) -> str:
+    """Say which names of the file fit nothing, once to the log too."""
+    if not unused:
+        return ""
+    told = f"{len(unused)} of {len(state_dict)} names in the file fit nothing: {_listed(unused)}"
+    log.warning("%s: %s", file, told)
+    return told
+
+
+def _add(
+    model, file: str, patches: Patches, strengths: dict[str, float], left_over: str
+) -> tuple[object, str]:
+    """Return a copy of a MODEL with each group of patches at its strength, and that in words."""
     model = model.clone()
     groups = {
         group: {key: patches[key] for key in patches if _group_of(key) == group} for group in GROUPS
@@ -78,13 +93,7 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
     applied = ", ".join(
         f"{group} {_told(len(own), strengths[group])}" for group, own in groups.items()
     )
-    if not unused:
-        return model, f"{file}: {applied}"
-    left_over = (
-        f"{len(unused)} of {len(state_dict)} names in the file fit nothing: {_listed(unused)}"
-    )
-    log.warning("%s: %s", file, left_over)
-    return model, f"{file}: {applied}; {left_over}"
+    return model, f"{file}: {applied}; {left_over}" if left_over else f"{file}: {applied}"
 
 
 def _read_patches(
@@ -99,26 +108,23 @@ def _read_patches(
         loaded = comfy.lora.load_lora(state_dict, names, log_missing=False)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{file} is incomplete or damaged: {error}. Download it again.") from error
-    fitting, left_over = {}, {}
-    for key, patch in loaded.items():
-        # A bias for a layer that has none, for example: core reads it and cannot add it.
-        has_layer = key.removeprefix(DIFFUSION_MODEL) in shapes
-        (fitting if has_layer else left_over)[key] = patch
-    if not fitting:
-        raise ValueError(_nothing_fits(file, state_dict))
-    used = _names_in(fitting, state_dict) - _names_in(left_over, state_dict)
-    return fitting, [name for name in state_dict if name not in used]
-
-
-def _names_in(patches: Patches, state_dict: StateDict) -> set[str]:
-    """Return the names in the file that core made patches of."""
+    patches: Patches = {}
     used: set[str] = set()
-    for patch in patches.values():
-        if isinstance(patch, WeightAdapterBase):
-            used |= patch.loaded_keys
-        else:
-            used |= _names_of_tensor(patch, state_dict)
-    return used
+    without_layer: set[str] = set()
+    for key, patch in loaded.items():
+        is_adapter = isinstance(patch, WeightAdapterBase)
+        made_of = patch.loaded_keys if is_adapter else _names_of_tensor(patch, state_dict)
+        if key.removeprefix(DIFFUSION_MODEL) in shapes:
+            patches[key] = patch
+            used |= made_of
+        elif not is_adapter:
+            # A bias for a layer that has none, for example: core reads it and cannot add it.
+            without_layer |= made_of
+    if not patches:
+        raise ValueError(_nothing_fits(file, state_dict))
+    # Each adapter's names are those of every patch in the file: core has one set for all.
+    used -= without_layer
+    return patches, [name for name in state_dict if name not in used]
 
 
 def _names_of_tensor(patch: tuple, state_dict: StateDict) -> set[str]:
@@ -161,7 +167,7 @@ def _try(patch: WeightAdapterBase, weight: Tensor, key: str) -> str | None:
         try:
             result = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight, key)
         except NO_PRODUCT as error:
-            return str(error)
+            return str(error) or type(error).__name__
     if messages:
         return messages[0]
     if result.shape != weight.shape:

@@ -19,25 +19,10 @@ from .. import core_facts
 from . import quantization
 from .reload import reload_with
 from .state_dict import StateDict, count_blocks
+from .text_encoder_names import core_names
 from .weight_file import SAFETENSORS, UNREADABLE, read_weights
 
 RIGHT_FILE = "umt5_xxl_fp8_e4m3fn_scaled.safetensors (Comfy-Org/Wan_2.1_ComfyUI_repackaged)"
-
-# Wan's own names to ComfyUI's, applied in order.
-RENAMES = (
-    ("token_embedding.", "shared."),
-    ("blocks.", "encoder.block."),
-    ("norm.", "encoder.final_layer_norm."),
-)
-BLOCK_RENAMES = (
-    (".norm1.", ".layer.0.layer_norm."),
-    (".norm2.", ".layer.1.layer_norm."),
-    (".pos_embedding.embedding.", ".layer.0.SelfAttention.relative_attention_bias."),
-    (".attn.", ".layer.0.SelfAttention."),
-    (".ffn.gate.0.", ".layer.1.DenseReluDense.wi_0."),
-    (".ffn.fc1.", ".layer.1.DenseReluDense.wi_1."),
-    (".ffn.fc2.", ".layer.1.DenseReluDense.wo."),
-)
 
 # A part of a name that gives another kind of file away.
 OTHER_KINDS = (
@@ -94,23 +79,6 @@ def load_text_encoder(
     return clip
 
 
-def core_names(state_dict: StateDict) -> StateDict:
-    """Rename a umT5 state dict in Wan's own naming to ComfyUI's; other names stay as they are."""
-    if "token_embedding.weight" not in state_dict:
-        return dict(state_dict)
-    return {_core_name(name): tensor for name, tensor in state_dict.items()}
-
-
-def _core_name(name: str) -> str:
-    for old, new in RENAMES:
-        if name.startswith(old):
-            name = new + name[len(old) :]
-            break
-    for old, new in BLOCK_RENAMES:
-        name = name.replace(old, new)
-    return name
-
-
 def _current_quantisation(path: Path, state_dict: StateDict, metadata: dict[str, str]) -> StateDict:
     """Bring quantised weights into the form the running ComfyUI reads; plain ones stay."""
     try:
@@ -152,12 +120,7 @@ def _measure(path: Path, state_dict: StateDict) -> TextEncoderSizes:
                 f"{path.name}: '{name}' has shape {list(state_dict[name].shape)}, no matrix. "
                 f"{_advice()}"
             )
-    try:
-        layers = count_blocks(state_dict, "encoder.block.")
-    except ValueError as error:
-        raise ValueError(
-            f"{path.name} is an incomplete umT5 encoder: it has {error}. {_advice()}"
-        ) from error
+    layers = _count_layers(path, state_dict)
     if layers > 1 and bias.format(1) not in state_dict:
         raise ValueError(
             f"{path.name} is a T5 or mT5 encoder, not a umT5: only its first block has a "
@@ -173,6 +136,15 @@ def _measure(path: Path, state_dict: StateDict) -> TextEncoderSizes:
         num_layers=layers,
         vocab_size=embedding.shape[0],
     )
+
+
+def _count_layers(path: Path, state_dict: StateDict) -> int:
+    try:
+        return count_blocks(state_dict, "encoder.block.")
+    except ValueError as error:
+        raise ValueError(
+            f"{path.name} is an incomplete umT5 encoder: it has {error}. {_advice()}"
+        ) from error
 
 
 def _describe(state_dict: StateDict) -> str:
@@ -294,9 +266,8 @@ def _build(
         "parameters": comfy.utils.calculate_parameters(state_dict),
         "model_options": {"umt5xxl_model_config": vars(sizes)},
     }
-    if (
-        "state_dict" in inspect.signature(comfy.sd.CLIP).parameters
-    ):  # current releases load before they move to the GPU
+    # Current releases load before they move to the GPU.
+    if "state_dict" in inspect.signature(comfy.sd.CLIP).parameters:
         return comfy.sd.CLIP(**options, state_dict=[state_dict], disable_dynamic=disable_dynamic)
     clip = comfy.sd.CLIP(**options)
     clip.load_sd(state_dict)

@@ -89,9 +89,11 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
             f"{path.name} holds no tensors by name, but {names[:120]}. Check which file this is."
         )
     _check_tensors(path, tensors)
-    return {
-        name: x.detach() if x.requires_grad else x for name, x in tensors.items()
-    }, metadata or {}
+    state_dict = {
+        name: tensor.detach() if tensor.requires_grad else tensor
+        for name, tensor in tensors.items()
+    }
+    return state_dict, metadata or {}
 
 
 def _check_is_file(path: Path) -> None:
@@ -177,9 +179,9 @@ def find_tensors(entries: dict, depth: int = 4) -> StateDict:
         if depth and isinstance(inner, dict) and (tensors := find_tensors(inner, depth - 1)):
             return tensors
     return {
-        name: x
-        for name, x in dict.items(entries)
-        if isinstance(name, str) and isinstance(x, Tensor)
+        name: tensor
+        for name, tensor in dict.items(entries)
+        if isinstance(name, str) and isinstance(tensor, Tensor)
     }
 
 

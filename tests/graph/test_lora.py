@@ -106,7 +106,9 @@ DIFFERENCES = {
     "video_model.head.modulation": "diffusion_model.head.modulation.diff",
     "audio_model.blocks.0.norm3.weight": "diffusion_model.audio_model.blocks.0.norm3.diff",
     "video_model.blocks.2.ffn.0.bias": "diffusion_model.blocks.2.ffn.0.diff_b",
-    "audio_model.patch_embedding.2.w1.weight": "diffusion_model.audio_model.patch_embedding.2.w1.diff",
+    "audio_model.patch_embedding.2.w1.weight": (
+        "diffusion_model.audio_model.patch_embedding.2.w1.diff"
+    ),
 }
 
 
@@ -146,7 +148,7 @@ def test_the_lora_of_the_small_set_applies_whole(run, graph, caplog):
 
 @pytest.mark.usefixtures("loras")
 def test_equal_strengths_are_the_stock_loader(run, graph):
-    """To the last bit, on weights of eight bits too, whose rounding is drawn anew for every merge."""
+    """To the last bit, on weights of eight bits too, whose rounding is drawn for every merge."""
     text = graph.text()
     links = []
     for dtype in ("default", "fp8_e4m3fn"):
@@ -192,8 +194,10 @@ def test_strengths_by_part_and_a_stack_of_two(run, graph, model_folder):
     for actual in others:
         assert relative_error(actual, exact) < 1e-5
     counts = {part: len(layers) for part, layers in parts.items()}
-    report = "kohya.safetensors: video {video} keys at 1, audio {audio} keys at -1.5, fusion {fusion} keys at 0"
-    assert result.value(first[0], 1) == report.format(**counts)
+    assert result.value(first[0], 1) == (
+        f"kohya.safetensors: video {counts['video']} keys at 1, "
+        f"audio {counts['audio']} keys at -1.5, fusion {counts['fusion']} keys at 0"
+    )
 
 
 # Every precision in which a file can be, among the layouts people have; the others hold the same

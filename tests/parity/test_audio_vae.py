@@ -31,7 +31,7 @@ def draw(name, shape):
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
-    """The two published files at full size, loaded; buffers are left to the classes, as then."""
+    """The two published files at full size; buffers are left to the classes, as recorded."""
     folder = tmp_path_factory.mktemp("audio")
     paths = folder / "v1-16.pth", folder / "best_netG.pt"
     for path, keys in zip(paths, ("mmaudio_vae_16k_keys", "bigvgan_16k_keys_legacy"), strict=True):

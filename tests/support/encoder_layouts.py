@@ -12,8 +12,7 @@ from pathlib import Path
 import small_weights as small
 import torch
 from safetensors.torch import load_file, save_file
-
-Weights = dict[str, torch.Tensor]
+from small_weights import Weights
 
 TEXT, VIDEO_VAE, AUDIO_VAE = "text encoder", "video VAE", "audio VAE and vocoder"
 TEXT_LOADER, CLIP_LOADER = "Ovi Text Encoder Loader", "Load CLIP, type wan"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from small_weights import Weights
 from torch import Tensor
 
-Weights = dict[str, Tensor]
 Written = tuple[list[Path], Weights]
 
 LARGEST_FP8 = torch.finfo(torch.float8_e4m3fn).max

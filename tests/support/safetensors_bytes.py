@@ -5,7 +5,7 @@ import struct
 
 
 def entry(start: int, end: int, shape: object = None, dtype: object = "F32") -> dict:
-    """Describe a tensor between two bytes of the data; the shape is a row of float32 unless told."""
+    """Describe a tensor between two bytes of the data; its shape is a row of floats unless told."""
     return {
         "dtype": dtype,
         "shape": [(end - start) // 4] if shape is None else shape,

@@ -73,7 +73,8 @@ def test_the_released_widths_are_left_to_core(tmp_path, monkeypatch):
     others.
     """
     core = inspect.signature(vae2_2.WanVAE).parameters
-    assert (core["dim"].default, core["dec_dim"].default) == video_vae.RELEASED_WIDTHS
+    widths = core["dim"].default, core["dec_dim"].default
+    assert widths == video_vae.RELEASED_WIDTHS
     narrow = vae2_2.WanVAE(dim=4, dec_dim=8, z_dim=48, temperal_downsample=[False, True, True])
     save_file(narrow.state_dict(), tmp_path / "vae.safetensors")
     monkeypatch.setattr(video_vae, "RELEASED_WIDTHS", (4, 8))
