@@ -27,7 +27,8 @@ An old man sits by the window and says, <S>I never thought the winter would be t
 The camera moves slowly towards the singer on the small stage, and the crowd begins to clap.
 <S>Where were you last night?<E> she asks. <S>At home,<E> he answers, and looks away.
 Audio: rain on a tin roof, distant thunder, soft footsteps and a door that opens with a creak.
-<AUDCAP>A clear male voice speaks with a warm tone, a piano plays quietly.<ENDAUDCAP>
+<AUDCAP>A clear male voice speaks with a warm tone, quiet piano music plays in the \
+background.<ENDAUDCAP>
 Two children run through tall grass, laughing, the sun is low and the light is golden.
 Close view of a chef who cuts bread in a bright kitchen; the knife makes a steady sound.
 jitter, bad hands, blur, distortion
