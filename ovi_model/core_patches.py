@@ -11,25 +11,23 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import comfy.lora
 import comfy.model_detection
-import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
 import comfy.supported_models
-import comfy.utils
-import torch
 from comfy.nested_tensor import NestedTensor
 
 from . import core_facts
 from .family import IMAGE_MODEL, OviBase, OviConfig, read_unet_config
-from .latent.given import check_noise
 from .load import checkpoint, lora_names
 from .load.state_dict import DIFFUSION_MODEL
 from .load.weight_file import find_tensors
 from .log import log
+from .sample import nested_latents
 
 
 class Patch(NamedTuple):
@@ -153,100 +151,6 @@ def _name_ovi_layers(original):
     return model_lora_keys_unet
 
 
-def _nest_noise_and_callback(original):
-    """Nodes that disable noise hand over zeros of the picture alone; previews and outputs are to
-    see both streams.
-    """
-
-    @functools.wraps(original)
-    def sample(
-        self,
-        noise,
-        latent_image,
-        sampler,
-        sigmas,
-        denoise_mask=None,
-        callback=None,
-        *args,
-        **kwargs,
-    ):
-        if _is_ours(self.model_patcher.model) and latent_image.is_nested:
-            _refuse_context_windows(self.model_options)
-            latents = latent_image.unbind()
-            if not noise.is_nested:
-                check_noise(noise, [latent.shape for latent in latents])
-                noise = NestedTensor([torch.zeros_like(latent, device="cpu") for latent in latents])
-            callback = _nest_callback(callback, [latent.shape for latent in latents])
-        return original(
-            self, noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs
-        )
-
-    return sample
-
-
-def _refuse_context_windows(model_options: dict) -> None:
-    if not core_facts.NESTED_WINDOWS and "context_handler" in model_options:
-        raise ValueError(
-            "This ComfyUI cuts context windows out of pictures alone, not out of a latent with "
-            "sound. Update ComfyUI (0.33 does both), or remove the context windows node."
-        )
-
-
-def _nest_callback(callback, shapes: list[torch.Size]):
-    if callback is None:
-        return None
-
-    def nest(latent):
-        if getattr(latent, "is_nested", False):
-            return latent
-        return NestedTensor(comfy.utils.unpack_latents(latent, shapes))
-
-    def nested(step, denoised, x, total_steps):
-        return callback(step, nest(denoised), nest(x), total_steps)
-
-    return nested
-
-
-def _pack_mask(original):
-    """One mask for each stream, ones where there is none, packed as the latents are."""
-
-    @functools.wraps(original)
-    def outer_sample(
-        self,
-        noise,
-        latent_image,
-        sampler,
-        sigmas,
-        denoise_mask=None,
-        *args,
-        latent_shapes=None,
-        **kwargs,
-    ):
-        is_pack = denoise_mask is None or denoise_mask.shape[1:] == latent_image.shape[1:]
-        if _is_ours(self.model_patcher.model) and len(latent_shapes or ()) > 1 and not is_pack:
-            given = denoise_mask.unbind() if denoise_mask.is_nested else [denoise_mask]
-            missing = [torch.ones(shape) for shape in latent_shapes[len(given) :]]
-            masks = [
-                comfy.sampler_helpers.prepare_mask(mask, shape, self.model_patcher.load_device)
-                for mask, shape in zip([*given, *missing], latent_shapes, strict=False)
-            ]
-            denoise_mask = comfy.utils.pack_latents(masks)[0].float()
-        kwargs["latent_shapes"] = latent_shapes
-        return original(self, noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
-
-    return outer_sample
-
-
-def _tell_shapes(original):
-    @functools.wraps(original)
-    def inner_sample(self, *args, latent_shapes=None, **kwargs):
-        if _is_ours(self.inner_model):
-            self.inner_model.latent_shapes = latent_shapes
-        return original(self, *args, latent_shapes=latent_shapes, **kwargs)
-
-    return inner_sample
-
-
 def _move_to_cpu(original):
     return original or (lambda self: self.to("cpu"))
 
@@ -281,7 +185,7 @@ PATCHES = (
     Patch(
         _GUIDER,
         "sample",
-        _nest_noise_and_callback,
+        partial(nested_latents.nest_noise_and_callback, is_ours=_is_ours),
         "Noise and previews know one stream.",
         _SINCE,
         _OLD,
@@ -289,7 +193,7 @@ PATCHES = (
     Patch(
         _GUIDER,
         "outer_sample",
-        _pack_mask,
+        partial(nested_latents.pack_mask, is_ours=_is_ours),
         "A mask is taken to be of the pack's shape.",
         _SINCE,
         _OLD,
@@ -297,7 +201,7 @@ PATCHES = (
     Patch(
         _GUIDER,
         "inner_sample",
-        _tell_shapes,
+        partial(nested_latents.tell_shapes, is_ours=_is_ours),
         "The model is not told what the pack holds.",
         _SINCE,
         _OLD,
