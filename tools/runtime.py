@@ -204,14 +204,20 @@ def download_comfyui(python: Path, comfyui: Path, stamp_name: str) -> None:
 
 
 def install_page(folder: Path, requirement: Path) -> None:
-    """Install one version of ComfyUI's page into a folder of its own, whole or not at all."""
+    """Install one version of ComfyUI's page into a folder of its own, whole or not at all.
+
+    Of several processes that ask for it at once, one installs it.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"]
-    run_step(
-        "install the newest page", [*command, "-r", str(requirement), "--target", str(partial)]
-    )
-    partial.rename(folder)
+    with only_builder(folder.parent):
+        if folder.is_dir():
+            return
+        shutil.rmtree(partial, ignore_errors=True)
+        run_step(
+            "install the newest page", [*command, "-r", str(requirement), "--target", str(partial)]
+        )
+        partial.rename(folder)
 
 
 def unpack(wheel: Path, target: Path) -> None:

@@ -13,7 +13,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 
-# A worker a core, each with a ComfyUI of its own, which takes some 2 GB. A file's tests stay together, since they share
-# what they load; folders come in their order, so that the browser's tests, the longest, begin first.
-export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$("$PYTHON" -c 'import os; print(min(4, os.cpu_count() or 1))')}"
+# One worker more than there are cores, since the browser's tests mostly wait; each has a ComfyUI of its own, about 1 GB.
+# A file's tests stay together, since they share what they load. Folders come in their order: the browser's, the longest,
+# begin first.
+export PYTEST_XDIST_AUTO_NUM_WORKERS="${PYTEST_XDIST_AUTO_NUM_WORKERS:-$("$PYTHON" -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')}"
 COMFYUI_PATH="$COMFYUI" exec "$PYTHON" -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"
