@@ -127,7 +127,8 @@ class _Saver:
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:  # noqa: BLE001
-            log.warning("%s is saved, but cannot be shown in the node: %s", name, error)
+            reason = error.__cause__ or error
+            log.warning("%s is saved, but cannot be shown in the node: %s", name, reason)
             return []
 
 

@@ -35,12 +35,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # the folder may be missing, which is said when it is used
-        for entry in os.scandir(folder):
+    # The folder may be missing, which is said when it is used.
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
             if PARTIAL.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                unchanged = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if unchanged > LONGEST_WRITE:
-                    with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # another process may be as quick
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > LONGEST_WRITE:
                         os.unlink(entry.path)
 
 

@@ -73,7 +73,7 @@ package.__path__ = [sys.argv[1]]
 sys.modules["comfyui_ovi"] = package
 import torch
 from comfyui_ovi.ovi_model.save import containers, mux
-folder, me, other, frames = Path(sys.argv[2]), *sys.argv[3:5], int(sys.argv[5])
+folder, me, other, frames, kind = Path(sys.argv[2]), *sys.argv[3:5], int(sys.argv[5]), sys.argv[6]
 def wait_for_the_other():
     (folder / me).touch()
     end = time.monotonic() + 60
@@ -81,8 +81,8 @@ def wait_for_the_other():
         assert time.monotonic() < end
         time.sleep(0.01)
 clip = mux.Clip(torch.rand(frames, 64, 64, 3), mux.frame_rate(24))
-path = folder / "k_00001_.mp4"
-print(mux.write_clip(path, clip, containers.CONTAINERS["mp4"], 80, {}, wait_for_the_other))
+path = folder / f"k_00001_.{kind}"
+print(mux.write_clip(path, clip, containers.CONTAINERS[kind], 80, {}, wait_for_the_other))
 """
 
 
@@ -90,7 +90,7 @@ def test_two_servers_save_one_name_at_once(tmp_path):
     begin = [sys.executable, "-c", SAVE_IN_STEP, str(REPOSITORY), str(tmp_path)]
     servers = [
         subprocess.Popen([*begin, *rest], stdout=subprocess.PIPE, text=True)
-        for rest in (("one", "two", "7"), ("two", "one", "9"))
+        for rest in (("one", "two", "7", "mp4"), ("two", "one", "9", "mp4"))
     ]
     saved = [Path(server.communicate(timeout=120)[0].strip()) for server in servers]
     assert [server.returncode for server in servers] == [0, 0]
@@ -116,16 +116,33 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
     assert names(tmp_path) == sorted([*(path.name for path in [*kept, new]), folder.name])
 
 
-def test_a_process_killed_while_it_saves_leaves_what_is_recognised(tmp_path):
+def test_a_server_killed_while_it_saves_leaves_what_a_later_run_removes(tmp_path):
+    # Of the three encoders, only this one writes as soon as it has a frame.
+    arguments = [str(REPOSITORY), str(tmp_path), "one", "nobody", "5", "mov"]
+    server = subprocess.Popen([sys.executable, "-c", SAVE_IN_STEP, *arguments])
+    end = time.monotonic() + 60
+    while not (tmp_path / "one").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    server.kill()
+    server.wait()
+    (left,) = tmp_path.glob(".*")
+    save(tmp_path, "mp4", torch.zeros(1, 32, 32, 3))
+    assert left.exists()
+    age(left, TWO_DAYS)
+    save(tmp_path, "mp4", torch.zeros(1, 32, 32, 3))
+    assert names(tmp_path) == ["clip.mp4", "clip_00001_.mp4", "one"]
+
+
+def test_unfinished_names_are_their_own_and_no_disk_finds_them_too_long(tmp_path):
+    found = []
+
     def look(partial):
         partial.touch()
-        assert whole_file.PARTIAL.fullmatch(partial.name)
         found.append(partial.name)
 
-    found = []
-    whole_file.write_whole(tmp_path / f"{'x' * 200}_00001_.webm", look)
-    whole_file.write_whole(tmp_path / "k_00001_.mp4", look)
-    whole_file.write_whole(tmp_path / "k_00001_.mp4", look)
+    for name in (f"{'x' * 200}_00001_.webm", "k_00001_.mp4", "k_00001_.mp4"):
+        whole_file.write_whole(tmp_path / name, look)
     assert len(set(found)) == 3
     assert max(map(len, found)) < 255
 
@@ -146,3 +163,10 @@ def test_parts_of_the_converter_too(tmp_path):
     part = age(parts.pop(), TWO_DAYS)
     tensor_file.part_of(tmp_path / "q.safetensors")
     assert not part.exists()
+
+
+def test_the_converter_removes_them(convert, source, tmp_path):
+    left = age(tmp_path / "converted_same.safetensors.4711.part", TWO_DAYS)
+    assert names(tmp_path) == [left.name]
+    convert("same", source)
+    assert names(tmp_path) == ["converted_same.safetensors"]
