@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..ovi_model.config import VARIANTS
 from ..ovi_model.core_facts import choose
 from ..ovi_model.latent import geometry, latents
+from ..ovi_model.latent.pictures import check_pictures
 
 AREAS = {name.split("_")[0]: variant.area for name, variant in VARIANTS.items()}
 
@@ -41,6 +42,7 @@ class OviImageSize(io.ComfyNode):
     @classmethod
     def execute(cls, image, model_area: str) -> io.NodeOutput:
         """Return width and height in pixels."""
+        check_pictures("image", image)
         height, width = image.shape[1:3]
         return io.NodeOutput(
             *geometry.size_for_area(width, height, choose("model_area", model_area, AREAS))

@@ -1,10 +1,15 @@
 """A clip as one picture: for people who would rather look than scrub."""
 
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ..ovi_model.latent.pictures import to_rgb
 from ..ovi_model.preview.contact_sheet import Sound, Spans, draw_sheet, fit, frames_on_sheet
 from ..ovi_model.preview.speech import find_speech
 from ..ovi_model.save.mux import Clip, split_clips
@@ -56,19 +61,35 @@ class OviPreview(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, fps: float, audio: dict | None = None) -> io.NodeOutput:
         """Return the sheets [B, H, W, 3]."""
-        sheets = torch.stack([_sheet(clip) for clip in split_clips(images, fps, audio)])
+        clips = split_clips(images, fps, audio)
+        progress = comfy.utils.ProgressBar(100 * len(clips))
+        sheets = []
+        for number, clip in enumerate(clips):
+
+            def on_part(done: float, number=number) -> None:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                progress.update_absolute(round(100 * (number + done)))
+
+            on_part(0)
+            sheets.append(_sheet(clip, on_part))
+            on_part(1)
+        sheets = torch.stack(sheets)
         return io.NodeOutput(sheets, ui=ui.PreviewImage(sheets, cls=cls))
 
 
-def _sheet(clip: Clip) -> Tensor:
-    """The sheet of one clip [H, W, 3], 0 to 1; its title tells when somebody speaks."""
+def _sheet(clip: Clip, on_part: Callable[[float], None]) -> Tensor:
+    """The sheet of one clip [H, W, 3], 0 to 1; its title tells when somebody speaks.
+
+    on_part: told which part of the work is done, 0 to 1, and may stop it.
+    """
     frames, height, width = clip.frames.shape[:3]
     pictures = [_picture(clip.frames[index]) for index in frames_on_sheet(frames)]
     sound, title = Sound(torch.zeros(0).numpy(), 0), ""
     if clip.waveform is not None:
-        waveform = clip.waveform.float().cpu().nan_to_num()
-        speech = find_speech(waveform, clip.sample_rate)
-        sound = Sound(waveform.mean(0).numpy(), clip.sample_rate, len(waveform), speech)
+        waveform = clip.waveform[:, : clip.samples].float().cpu()
+        speech = find_speech(waveform, clip.sample_rate, on_part)
+        whole = clip.waveform.shape[1] / clip.sample_rate
+        sound = Sound(waveform.mean(0).numpy(), clip.sample_rate, len(waveform), speech, whole)
         title = _tell(speech)
     sheet = draw_sheet(title, (width, height), frames, float(clip.frame_rate), pictures, sound)
     return (
@@ -91,5 +112,5 @@ def _picture(frame: Tensor) -> Image.Image:
     """A frame [H, W, 1, 3 or 4], 0 to 1, at the size of the sheet; an alpha is dropped, as when it
     is saved.
     """
-    colours = frame[..., :3].float().nan_to_num().clamp(0, 1).expand(*frame.shape[:2], 3)
+    colours = to_rgb(frame).nan_to_num().clamp(0, 1)
     return fit(Image.fromarray((colours * 255).round().byte().cpu().numpy()))

@@ -1,6 +1,8 @@
 """Step 6: frames and sound become a video file, shown in the node and handed on as VIDEO."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
@@ -10,8 +12,9 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..ovi_model.core_facts import choose
+from ..ovi_model.log import log
 from ..ovi_model.save.containers import CONTAINERS, Container
-from ..ovi_model.save.file_name import check_prefix
+from ..ovi_model.save.file_name import check_prefix, with_name
 from ..ovi_model.save.mux import Clip, split_clips, write_clip
 
 PREVIEW, PREVIEW_QUALITY = CONTAINERS["webm"], 50  # takes every picture size, and browsers play it
@@ -89,31 +92,62 @@ class OviSaveVideo(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update(1)
 
+        saver = _Saver(with_name(filename_prefix), on_frame)
         paths, shown = [], []
         for clip in clips:
-            path, result = _next_file(filename_prefix, clip, container.suffix, io.FolderType.output)
-            write_clip(path, clip, container, quality, _metadata(cls.hidden), on_frame)
-            if not container.is_streamable:
-                preview, result = _next_file(
-                    filename_prefix, clip, PREVIEW.suffix, io.FolderType.temp
-                )
-                write_clip(preview, clip, PREVIEW, PREVIEW_QUALITY, {}, on_frame)
+            path, result = saver.save(
+                clip, container, quality, io.FolderType.output, _metadata(cls.hidden)
+            )
             paths.append(path)
-            shown.append(result)
+            shown += [result] if container.is_streamable else saver.preview(clip, path.name)
         return io.NodeOutput(_as_video(paths[0], clips[0], container), ui=ui.PreviewVideo(shown))
 
 
-def _next_file(
-    prefix: str, clip: Clip, suffix: str, kind: io.FolderType
-) -> tuple[Path, ui.SavedResult]:
-    """The next free numbered name, as stock save nodes count, and how the page is told of it."""
+@dataclass(frozen=True)
+class _Saver:
+    """Saves the clips of one run. on_frame: called after each frame, and may stop the work."""
+
+    prefix: str
+    on_frame: Callable[[], None]
+
+    def save(
+        self, clip: Clip, container: Container, quality: int, kind: io.FolderType, metadata: dict
+    ) -> tuple[Path, ui.SavedResult]:
+        """Return the file, and how the page is told of it."""
+        first, subfolder = _next_file(self.prefix, clip, container.suffix, kind)
+        path = write_clip(first, clip, container, quality, metadata, self.on_frame)
+        return path, ui.SavedResult(path.name, subfolder, kind)
+
+    def preview(self, clip: Clip, name: str) -> list[ui.SavedResult]:
+        """Return what the page plays in place of a saved file; nothing, and a warning, if that
+        fails, for the file is saved.
+        """
+        try:
+            return [self.save(clip, PREVIEW, PREVIEW_QUALITY, io.FolderType.temp, {})[1]]
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:  # noqa: BLE001
+            reason = error.__cause__ or error
+            log.warning("%s is saved, but cannot be shown in the node: %s", name, reason)
+            return []
+
+
+def _next_file(prefix: str, clip: Clip, suffix: str, kind: io.FolderType) -> tuple[Path, str]:
+    """The next free numbered name, as stock save nodes count, and its folder for the page.
+
+    Raises OSError with the folder if it cannot be made or read.
+    """
     root = folder_paths.get_directory_by_type(kind.value)
     height, width = clip.frames.shape[1:3]
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, root, width, height
-    )
-    file = f"{name}_{counter:05}_{suffix}"
-    return Path(folder, file), ui.SavedResult(file, subfolder, kind)
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            prefix, root, width, height
+        )
+    except OSError as error:
+        raise OSError(
+            error.errno, f"the video could not be saved: {error.strerror}", error.filename
+        ) from error
+    return Path(folder, f"{name}_{max(counter, 1):05}_{suffix}"), subfolder
 
 
 def _metadata(hidden) -> dict[str, str]:

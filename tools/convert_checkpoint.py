@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from find_comfyui import import_comfy, import_extension
-from tensor_file import SafetensorsWriter, StateDict, is_finite
+from tensor_file import SafetensorsWriter, StateDict, is_finite, part_of
 from torch import Tensor
 from tqdm import tqdm
 
@@ -272,13 +272,13 @@ def _finished(output: Path, size: int) -> Iterator[Path]:
 
     Raises ValueError unless size bytes are free there.
     """
+    part = part_of(output)
     free = shutil.disk_usage(output.parent).free
     if free < size:
         raise ValueError(
             f"{output.name} needs {size / 1e9:.2f} GB; '{output.parent}' has {free / 1e9:.2f} GB "
             "free."
         )
-    part = output.with_name(f"{output.name}.{os.getpid()}.part")  # for two may convert to one name
     try:
         yield part
         os.replace(part, output)

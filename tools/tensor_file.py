@@ -2,7 +2,11 @@
 them.
 """
 
+import contextlib
 import json
+import re
+import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,25 @@ DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+
+
+# Seconds without a byte, after which nobody writes a file any more.
+LONGEST_WRITE = 24 * 60 * 60
+
+
+def part_of(output: Path) -> Path:
+    """Return a name to write to until the output is whole, one that nobody has, for two may convert
+    to one name; parts that killed processes left there a day ago are removed.
+    """
+    # Earlier parts ended in the number of their process, as those of other programs may.
+    earlier = rf"{re.escape(output.name)}\.\d+\.part"
+    abandoned = re.compile(rf"{earlier}|.+\.ovi-[0-9a-f]{{12}}\.part", re.DOTALL)
+    for path in output.parent.iterdir():
+        if abandoned.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # another process may be as quick
+                if time.time() - path.stat().st_mtime > LONGEST_WRITE:
+                    path.unlink()
+    return output.with_name(f"{output.name}.ovi-{uuid.uuid4().hex[:12]}.part")
 
 
 class SafetensorsFile:

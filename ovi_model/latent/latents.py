@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import AUDIO_CHANNELS, VIDEO_CHANNELS
 from ..load.video_vae import check_video_vae
 from . import geometry
+from .pictures import check_pictures, is_finite, to_rgb
 
 
 def empty(width: int, height: int, frames: int, batch_size: int) -> dict:
@@ -28,18 +29,24 @@ def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_
     """Return a latent whose first frame is an encoded image, held by a nested mask; images [N, H,
     W, C], 0 to 1.
 
-    Raises ValueError unless there is one image, or one for each clip of the batch, or if the VAE is
-    not Wan 2.2's.
+    Raises ValueError unless there is one image, or one for each clip of the batch, that can be cut
+    to the size; or if the VAE is not Wan 2.2's.
     """
+    check_pictures("start_image", images)
     if len(images) not in (1, batch_size):
         raise ValueError(
             f"start_image holds {len(images)} images for a batch of {batch_size}: give one image, "
             "or one for each clip."
         )
+    colours = to_rgb(images)
+    if not is_finite(colours):
+        raise ValueError(
+            "start_image holds NaN or infinite values: the node that made it failed; check its "
+            "inputs, or connect another image."
+        )
+    _check_cut(images, width, height)
     check_video_vae(vae, "Ovi Latent")
-    pixels = comfy.utils.common_upscale(
-        images[..., :3].movedim(-1, 1), width, height, "bicubic", "center"
-    )
+    pixels = comfy.utils.common_upscale(colours.movedim(-1, 1), width, height, "bicubic", "center")
     pixels = pixels.clamp(0, 1).movedim(1, -1)
     encoded = torch.cat([vae.encode(image.unsqueeze(0)) for image in pixels])
     video, audio = empty(width, height, frames, batch_size)["samples"].unbind()
@@ -54,6 +61,25 @@ def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_
         "samples": NestedTensor([video, audio]),
         "noise_mask": NestedTensor([video_mask, audio_mask]),
     }
+
+
+def _check_cut(images: Tensor, width: int, height: int) -> None:
+    """Raise ValueError if nothing is left of an image once it is cut at the centre to the
+    proportions of a size in pixels.
+
+    Source: ComfyUI, comfy/utils.py, common_upscale.
+    """
+    rows, columns = images.shape[1:3]
+    proportion, wanted = columns / rows, width / height
+    cut_columns = max(0, round((columns - columns * (wanted / proportion)) / 2))
+    cut_rows = max(0, round((rows - rows * (proportion / wanted)) / 2))
+    if columns <= 2 * cut_columns or rows <= 2 * cut_rows:
+        left = "column" if columns <= 2 * cut_columns else "row"
+        raise ValueError(
+            f"start_image is {columns} x {rows} pixels: cut to the proportions of {width} x "
+            f"{height}, not one {left} of it is left. Use a larger image, or a size of its "
+            "proportions, which 'Ovi Image Size' finds."
+        )
 
 
 def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:

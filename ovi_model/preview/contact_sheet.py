@@ -39,17 +39,20 @@ Spans = Sequence[tuple[float, float]]  # seconds, begin and end
 @dataclass(frozen=True)
 class Sound:
     """What is heard. samples [L]: -1 to 1, channels averaged, empty without a sound; speech: where
-    somebody speaks.
+    somebody speaks; whole_seconds: of the sound that samples are the begin of, None if all of it.
     """
 
     samples: np.ndarray
     sample_rate: int
     channels: int = 1
     speech: Spans = ()
+    whole_seconds: float | None = None
 
     @property
     def seconds(self) -> float:
-        """Its length, 0 without one."""
+        """The length of the whole sound, 0 without one."""
+        if self.whole_seconds is not None:
+            return self.whole_seconds
         return len(self.samples) / self.sample_rate if self.sample_rate else 0.0
 
 
@@ -134,7 +137,8 @@ def draw_wave(sound: Sound, seconds: float, size: tuple[int, int]) -> Image.Imag
         draw.rectangle((left, 0, right, large.height), SPEECH_PANEL)
         draw.rectangle((left, 0, right, SPEECH_HEIGHT * SMOOTHING), SPEECH)
     blocks = _blocks(sound)
-    places = (np.arange(len(blocks)) + 0.5) * BLOCK_SECONDS / seconds * large.width
+    block_seconds = blocks.shape[1] / sound.sample_rate
+    places = (np.arange(len(blocks)) + 0.5) * block_seconds / seconds * large.width
     height = middle * 0.92 / max(float(np.abs(blocks).max()), 1e-3)
     loudness = np.sqrt((blocks**2).mean(axis=1))
     _fill_between(

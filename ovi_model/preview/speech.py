@@ -4,11 +4,14 @@ many overtones.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
 from ..config import SAMPLE_RATE
+from ..save.sound import resample
 
 WINDOW, HOP, BINS = 1024, 256, 4096  # samples: 64 ms, 16 ms; the spectrum's length, for fine bins
 VOICE = (70, 700)  # Hz, from a deep man to a child that shouts
@@ -20,24 +23,31 @@ MIN_OVERTONES, MIN_OVERTONE_POWER = 5, 1e-3
 MIN_LEVEL = 0.1  # of the loudest window's
 # Consonants and breath between syllables are part of speech; a click that rings is none. Seconds.
 MAX_GAP, MIN_LENGTH = 0.3, 0.08
+WINDOWS_IN_PART = 32  # about half a second of sound
 
 
-def find_speech(waveform: Tensor, sample_rate: int) -> list[tuple[float, float]]:
+def find_speech(
+    waveform: Tensor, sample_rate: int, on_part: Callable[[float], None] = lambda _: None
+) -> list[tuple[float, float]]:
     """Return the seconds at which speech begins and ends in a sound [channels, samples].
 
     It knows voices by their overtones, so that an instrument may pass for one.
+    on_part: told which part of the sound is listened to, 0 to 1; what it raises stops the work.
     """
-    sound = resample(waveform.float().mean(0), sample_rate, SAMPLE_RATE)
+    length = math.ceil(waveform.shape[1] * SAMPLE_RATE / sample_rate)
+    mono = waveform.float().mean(0, keepdim=True)
+    (sound,) = resample(mono, sample_rate, SAMPLE_RATE, length)
     padded = torch.nn.functional.pad(sound, (WINDOW // 2, WINDOW))
     windows = padded.unfold(0, WINDOW, HOP)
     levels = windows.square().mean(-1).sqrt()
     is_loud = levels > MIN_LEVEL * levels.max().clamp(min=1e-4)
     taper = torch.hann_window(WINDOW)
     of_taper = _repeats(_power(taper))
-    spoken = [
-        bool(loud) and _is_voiced(_power(window * taper), of_taper)
-        for loud, window in zip(is_loud, windows, strict=True)
-    ]
+    spoken = []
+    for index, (loud, window) in enumerate(zip(is_loud, windows, strict=True)):
+        if index % WINDOWS_IN_PART == 0:
+            on_part(index / len(windows))
+        spoken.append(bool(loud) and _is_voiced(_power(window * taper), of_taper))
     times = [index * HOP / SAMPLE_RATE for index, is_spoken in enumerate(spoken) if is_spoken]
     return _spans(times)
 

@@ -3,6 +3,7 @@ them.
 """
 
 import os
+import re
 import unicodedata
 from pathlib import PureWindowsPath
 
@@ -10,6 +11,8 @@ from pathlib import PureWindowsPath
 # most disks.
 LONGEST_NAME = 200
 LONGEST_PREFIX = 1000
+
+NAME = "Ovi"
 
 # Categories of Unicode: control characters, and halves of a character.
 IMPOSSIBLE = ("Cc", "Cs")
@@ -39,6 +42,14 @@ def check_prefix(prefix: str) -> None:
         raise _refusal(
             prefix, f"is too long for a file name: up to {LONGEST_NAME} bytes are possible"
         )
+
+
+def with_name(prefix: str) -> str:
+    """Return a prefix with a name behind its last slash, where it is a folder alone: 'fresh/' is
+    'fresh/Ovi'.
+    """
+    name = re.split(r"[/\\]", prefix)[-1]
+    return prefix.removesuffix(".") + NAME if name in ("", ".") else prefix
 
 
 def _size(name: str) -> int:

@@ -330,12 +330,6 @@ def save(graph, seconds, channels=1, sample_rate=16000):
     return graph.add("OviSaveVideo", images=images, audio=audio, **inputs)
 
 
-def test_a_sound_without_samples_is_refused_and_leaves_no_file(runtime, graph, refuse):
-    save(graph, seconds=0.0)
-    refuse(graph, "OviSaveVideo", "audio has 0 samples", "disconnect audio")
-    assert not list((runtime.output / "bad").glob("*"))
-
-
 def test_stereo_at_another_rate_is_taken_and_names_go_on(run, runtime, graph):
     first, second = (
         save(graph, 0.1, channels=2, sample_rate=48000),

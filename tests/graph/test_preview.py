@@ -1,8 +1,11 @@
 """OviPreview in ComfyUI's own executor: a sheet for each clip, shown in the node, handed on."""
 
 import math
+import sys
 from pathlib import Path
 
+import comfy.utils
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -62,6 +65,98 @@ def test_a_clip_without_sound_has_a_sheet(runtime, clips):
     result = runtime.run(clips | {"2": preview(["1", 0])})
     assert result.ok, result.error
     assert len(result.outputs["2"]["images"]) == 1
+
+
+class LongSound:
+    """A voice, or no sample, at a rate that divides badly, on one to eight channels."""
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {  # noqa: ARG005
+            "required": {"seconds": ("INT", {"max": 10**6}), "channels": ("INT", {})}
+        }
+    )
+    RETURN_TYPES = ("AUDIO",)
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    def make(self, seconds, channels):
+        rate = 22051
+        time = torch.arange(min(seconds, 1) * rate) / rate
+        voice = sum(torch.sin(2 * math.pi * 200 * n * time) / n for n in range(1, 20)) / 3
+        waveform = voice.repeat(max(seconds, 1)).expand(1, channels, -1)
+        return ({"waveform": waveform, "sample_rate": rate},)
+
+
+def long_preview(clips, seconds, channels=1, frames=24, fps=24.0):
+    images = {"width": 64, "height": 32, "batch_size": frames, "color": 0}
+    return clips | {
+        "4": {"class_type": "EmptyImage", "inputs": images},
+        "5": {"class_type": "LongSound", "inputs": {"seconds": seconds, "channels": channels}},
+        "2": preview(["4", 0], ["5", 0], fps),
+    }
+
+
+@pytest.fixture
+def long_sounds(runtime, monkeypatch):
+    monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, "LongSound", LongSound)
+    return {}
+
+
+def drawn(runtime, result):
+    """The sheet below its header, which tells the sound's length."""
+    (shown,) = result.outputs["2"]["images"]
+    folder = Path(runtime.folder_paths.get_temp_directory())
+    sheet = Image.open(folder / shown["subfolder"] / shown["filename"])
+    return torch.from_numpy(np.asarray(sheet).copy())[60:]
+
+
+def test_only_the_clips_part_of_a_sound_is_looked_at(runtime, long_sounds, monkeypatch):
+    listened = []
+    module = sys.modules[f"{runtime.package.__name__}.nodes.preview"]
+    find_speech = module.find_speech
+
+    def listen(waveform, *rest):
+        listened.append(waveform.shape)
+        return find_speech(waveform, *rest)
+
+    monkeypatch.setattr(module, "find_speech", listen)
+    sounds = ((1,), (600,), (30, 6))
+    short, long, _ = (runtime.run(long_preview(long_sounds, *sound)) for sound in sounds)
+    assert listened == [(1, 22051), (1, 22051), (2, 22051)]
+    assert torch.equal(drawn(runtime, short), drawn(runtime, long))
+
+
+def test_progress_is_told_and_an_interrupt_stops_it(runtime, long_sounds, monkeypatch):
+    told = []
+    update = comfy.utils.ProgressBar.update_absolute
+
+    def stop_in_the_middle(self, value, *rest):
+        told.append(value)
+        if 20 < value < 50 and stops:
+            runtime.interrupt()
+        update(self, value, *rest)
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", stop_in_the_middle)
+    stops = False
+    result = runtime.run(long_preview(long_sounds, 4, frames=96))
+    assert result.ok, result.error
+    assert told[0] == 0
+    assert told == sorted(told)
+    assert len(set(told)) > 6
+    assert told[-1] == 100
+
+    told.clear()
+    stops = True
+    result = runtime.run(long_preview(long_sounds, 4, frames=96))
+    assert result.interrupted
+    assert 20 < told[-1] < 50
+
+
+def test_no_sample_is_no_sound(runtime, long_sounds, caplog):
+    with caplog.at_level("INFO"):
+        silent = runtime.run(long_preview(long_sounds, 0))
+    assert silent.ok, silent.error
+    assert caplog.text.count("audio has 0 samples: it counts as no sound") == 1
 
 
 def test_what_cannot_be_shown_is_named(runtime, clips):

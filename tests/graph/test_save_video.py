@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import av
@@ -214,6 +215,115 @@ def test_names_are_filled_in_and_stay_inside_the_output_folder(runtime, folder):
 
     result = runtime.run(workflow(folder, filename_prefix="../../outside"))
     assert "leads out of ComfyUI's output folder" in result.error
+
+
+def test_a_prefix_that_is_a_folder_gets_a_name_and_a_number(runtime, folder):
+    for _ in range(3):
+        result = runtime.run(workflow(folder, filename_prefix=f"video/{folder.name}/"))
+        assert result.ok, result.error
+    assert names(folder) == ["Ovi_00001_.mp4", "Ovi_00002_.mp4", "Ovi_00003_.mp4"]
+    (shown,) = result.outputs["3"]["images"]
+    assert shown["filename"] == "Ovi_00003_.mp4"
+    assert shown["subfolder"] == str(Path("video", folder.name))
+
+
+def test_a_name_that_another_server_takes_meanwhile(runtime, folder):
+    def take(event, data):
+        if event == "progress" and data["node"] == "3" and data["value"] < 6:
+            (folder / "Ovi_00001_.mp4").write_bytes(b"theirs")
+
+    result = runtime.run(workflow(folder), on_event=take)
+    assert result.ok, result.error
+    assert names(folder) == ["Ovi_00001_.mp4", "Ovi_00002_.mp4"]
+    assert (folder / "Ovi_00001_.mp4").read_bytes() == b"theirs"
+    assert streams(folder / "Ovi_00002_.mp4") == (["h264", "aac"], 6)
+    (shown,) = result.outputs["3"]["images"]
+    assert shown["filename"] == "Ovi_00002_.mp4"
+    assert result.value("3").get_components().images.shape[0] == 6
+
+
+def test_a_preview_that_fails_does_not_fail_what_is_saved(runtime, folder, monkeypatch, caplog):
+    in_the_way = runtime.base / "in_the_way"
+    in_the_way.write_text("a file where the temp folder should be")
+    monkeypatch.setattr(runtime.folder_paths, "temp_directory", str(in_the_way))
+    monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, "BatchOfSounds", BatchOfSounds)
+    prompt = workflow(folder, images=["4", 0], audio=["4", 1], format="mov")
+    prompt["4"] = {"class_type": "BatchOfSounds", "inputs": {}}
+    result = runtime.run(prompt)
+    assert result.ok, result.error
+    assert names(folder) == ["Ovi_00001_.mov", "Ovi_00002_.mov"]
+    assert result.outputs["3"]["images"] == []
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [
+        f"Ovi_0000{number}_.mov is saved, but cannot be shown in the node" in warning
+        for number, warning in enumerate(warnings, 1)
+    ] == [True, True]
+    caplog.clear()
+
+
+def test_an_interrupt_of_the_preview_is_no_failure_of_it(runtime, folder, monkeypatch):
+    module = sys.modules[f"{runtime.package.__name__}.nodes.video"]
+    write_clip = module.write_clip
+
+    def stop_in_the_preview(path, clip, container, *rest):
+        if container.suffix == ".webm":
+            runtime.interrupt()
+        return write_clip(path, clip, container, *rest)
+
+    monkeypatch.setattr(module, "write_clip", stop_in_the_preview)
+    result = runtime.run(workflow(folder, format="mov"))
+    assert result.interrupted
+    assert names(folder) == ["Ovi_00001_.mov"]
+
+
+def test_a_file_in_the_way_of_the_folder_is_named(runtime, folder):
+    folder.mkdir(parents=True)
+    (folder / "file").touch()
+    result = runtime.run(workflow(folder, filename_prefix=f"video/{folder.name}/file/Ovi"))
+    assert "the video could not be saved: Not a directory" in result.error
+    assert names(folder) == ["file"]
+
+
+class Surround:
+    """A sound of any shape: 600 s of 5.1 at a rate that divides badly, or none."""
+
+    INPUT_TYPES = classmethod(
+        lambda cls: {"required": {"samples": ("INT", {"max": 2**31})}}  # noqa: ARG005
+    )
+    RETURN_TYPES = ("AUDIO",)
+    FUNCTION = "make"
+    CATEGORY = "tests"
+
+    def make(self, samples):
+        waveform = torch.zeros(1, 6, samples)
+        waveform[:, 2] = 0.5
+        return ({"waveform": waveform, "sample_rate": 22051},)
+
+
+@pytest.mark.parametrize(
+    ("samples", "line", "codecs"),
+    [
+        (600 * 22051, "audio has 6 channels, taken as 5.1: mixed down", ["h264", "aac"]),
+        (0, "audio has 0 samples: it counts as no sound", ["h264"]),
+    ],
+)
+def test_surround_and_no_sound_are_saved_with_a_word(
+    runtime, folder, monkeypatch, caplog, samples, line, codecs
+):
+    monkeypatch.setitem(runtime.nodes.NODE_CLASS_MAPPINGS, "Surround", Surround)
+    prompt = workflow(folder, audio=["4", 0])
+    prompt["4"] = {"class_type": "Surround", "inputs": {"samples": samples}}
+    with caplog.at_level("INFO"):
+        result = runtime.run(prompt)
+    assert result.ok, result.error
+    assert streams(folder / "Ovi_00001_.mp4") == (codecs, 6)
+    assert caplog.text.count(line) == 1
+    if samples:
+        with av.open(str(folder / "Ovi_00001_.mp4")) as file:
+            heard = next(file.decode(audio=0)).to_ndarray()
+        assert heard.shape[0] == 2
+        middle = heard[:, heard.shape[1] // 2 :]
+        assert abs(middle).mean() == pytest.approx(0.5 * 0.7071, abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,9 @@ def save(
 ):
     (clip,) = mux.split_clips(images, fps, audio)
     path = folder / f"clip.{format_name}"
-    mux.write_clip(
+    return mux.write_clip(
         path, clip, containers.CONTAINERS[format_name], quality, metadata or {}, on_frame
     )
-    return path
 
 
 def make_audio(samples, sample_rate=16000, channels=1, batch=1):

@@ -82,3 +82,20 @@ def test_a_clip_without_sound_says_so():
     wave = np.asarray(draw_wave(SILENCE, 1.0, (1000, WAVE_HEIGHT)).convert("L"))
     assert wave.max() > 100  # the words
     assert (wave == wave[0, 0]).mean() > 0.95
+
+
+def test_a_rate_that_makes_no_whole_blocks_stays_in_time():
+    """22,050 Hz has 220.5 samples in a block: the end of ten seconds would be 0.02 s early."""
+    rate, seconds = 22050, 30
+    samples = np.zeros(rate * seconds, np.float32)
+    samples[-rate // 10 :] = 0.5
+    wave = draw_wave(Sound(samples, rate), float(seconds), (3000, WAVE_HEIGHT))
+    assert near(colour_at(wave, 2995, 60), contact_sheet.LOUDNESS)
+    assert near(colour_at(wave, 2988, 60), contact_sheet.PANEL)
+
+
+def test_a_sound_that_goes_on_has_its_whole_length():
+    samples = np.zeros(RATE, np.float32)
+    assert Sound(samples, RATE).seconds == 1
+    assert Sound(samples, RATE, whole_seconds=600).seconds == 600
+    assert SILENCE.seconds == 0

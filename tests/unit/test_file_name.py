@@ -2,7 +2,7 @@
 
 import pytest
 from comfyui_ovi.ovi_model.save import file_name
-from comfyui_ovi.ovi_model.save.file_name import check_prefix
+from comfyui_ovi.ovi_model.save.file_name import check_prefix, with_name
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,22 @@ def test_what_windows_reserves(monkeypatch):
     monkeypatch.setattr(file_name, "RESERVED", '<>:"|?*')
     with pytest.raises(ValueError, match=r"holds '\?', which no file name can"):
         check_prefix("what?")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "named"),
+    [
+        ("fresh/", "fresh/Ovi"),
+        ("a/b//", "a/b//Ovi"),
+        ("fresh\\", "fresh\\Ovi"),
+        ("fresh/.", "fresh/Ovi"),
+        ("fresh/./", "fresh/./Ovi"),
+        ("a./", "a./Ovi"),
+        ("a.", "a."),
+        ("video/Ovi", "video/Ovi"),
+        (".hidden", ".hidden"),
+    ],
+)
+def test_a_folder_alone_gets_a_name(prefix, named):
+    check_prefix(prefix)
+    assert with_name(prefix) == named

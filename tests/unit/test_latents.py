@@ -1,7 +1,9 @@
 """Two streams put together: lengths, clips and masks."""
 
+import comfy.utils
 import pytest
 import torch
+from comfyui_ovi.nodes.latents import OviImageSize
 from comfyui_ovi.ovi_model.latent import latents
 
 
@@ -62,3 +64,99 @@ def test_a_mask_of_a_picture_belongs_to_the_picture():
     video, audio = latents.separate(joined)
     assert "noise_mask" in video
     assert "noise_mask" not in audio
+
+
+class FirstFrame:
+    """Keeps what it is given to encode."""
+
+    latent_channels = 48
+
+    def encode(self, pixels):
+        self.pixels = pixels
+        return torch.zeros(1, 48, 1, pixels.shape[1] // 16, pixels.shape[2] // 16)
+
+
+@pytest.fixture
+def vae(monkeypatch):
+    monkeypatch.setattr(latents, "check_video_vae", lambda vae, node: None)  # noqa: ARG005
+    return FirstFrame()
+
+
+def first_frame(vae, image, width=64, height=64):
+    latents.from_image(vae, image, width, height, 5, 1)
+    return vae.pixels[0]
+
+
+def test_a_gray_start_image_becomes_rgb(vae):
+    image = torch.rand(1, 100, 80, 1)
+    gray = first_frame(vae, image)
+    assert gray.shape == (64, 64, 3)
+    assert torch.equal(gray, first_frame(vae, image.expand(-1, -1, -1, 3)))
+
+
+def test_an_alpha_is_dropped_also_where_it_is_no_number(vae):
+    image = torch.rand(1, 64, 64, 4)
+    image[..., 3] = float("nan")
+    assert torch.equal(first_frame(vae, image), image[0, ..., :3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_start_image_of_another_precision(vae, dtype):
+    image = torch.full((1, 80, 100, 3), 0.5, dtype=dtype)
+    assert torch.allclose(first_frame(vae, image), torch.tensor(0.5), atol=1e-6)
+
+
+def with_nan():
+    image = torch.zeros(1, 64, 64, 3)
+    image[0, 3, 5, 2] = float("nan")
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "message"),
+    [
+        (torch.zeros(64, 64, 3), (64, 64), r"start_image has shape \[64, 64, 3\]: expected"),
+        (torch.zeros(1, 1, 64, 64, 3), (64, 64), r"start_image has shape \[1, 1, 64, 64, 3\]"),
+        (torch.zeros(1, 64, 64, 2), (64, 64), r"start_image has shape \[1, 64, 64, 2\]: expected"),
+        (torch.zeros(1, 64, 64, 5), (64, 64), r"start_image has shape \[1, 64, 64, 5\]: expected"),
+        (torch.zeros(0, 64, 64, 3), (64, 64), r"\[0, 64, 64, 3\], which is empty: connect"),
+        (torch.zeros(1, 0, 64, 3), (64, 64), r"\[1, 0, 64, 3\], which is empty"),
+        (with_nan(), (64, 64), "start_image holds NaN or infinite values"),
+        (torch.full((1, 8, 8, 1), float("inf")), (64, 64), "start_image holds NaN or infinite"),
+        (
+            torch.zeros(1, 100, 80, 3),
+            (8192, 64),
+            "start_image is 80 x 100 pixels: cut to the proportions of 8192 x 64, not one row",
+        ),
+        (torch.zeros(1, 80, 100, 3), (64, 8192), "100 x 80 .* 64 x 8192, not one column"),
+        (torch.zeros(1, 2, 2000, 3), (32, 960), "2000 x 2 .* not one column of it"),
+    ],
+)
+def test_a_start_image_that_cannot_be_one_is_said(vae, image, size, message):
+    with pytest.raises(ValueError, match=message):
+        latents.from_image(vae, image, *size, 5, 1)
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(1, 1), (1, 300), (300, 1), (256, 128), (129, 2)])
+@pytest.mark.parametrize("size", [(64, 64), (4096, 32), (32, 4096), (960, 512)])
+def test_a_cut_is_refused_where_core_cannot_make_it(vae, columns, rows, size):
+    image = torch.rand(1, rows, columns, 3)
+    try:
+        comfy.utils.common_upscale(image.movedim(-1, 1), *size, "bicubic", "center")
+    except RuntimeError:
+        with pytest.raises(ValueError, match="of it is left"):
+            first_frame(vae, image, *size)
+    else:
+        assert first_frame(vae, image, *size).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(64, 64, 3), r"image has shape \[64, 64, 3\]: expected \[frames, height"),
+        (torch.zeros(1, 0, 64, 3), r"image has shape \[1, 0, 64, 3\], which is empty"),
+    ],
+)
+def test_an_image_without_a_size_is_said(image, message):
+    with pytest.raises(ValueError, match=message):
+        OviImageSize.execute(image, "960x960")

@@ -1,6 +1,7 @@
 """Speech is told from beeps, knocks, noise and silence by what it sounds like."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -89,3 +90,29 @@ def test_rate_and_channels_do_not_matter():
     sound = torch.cat([torch.zeros(24000), voice(180, 0.5, rate=48000), torch.zeros(24000)])
     ((start, end),) = find_speech(torch.stack([sound, 0.5 * sound]), 48000)
     assert (start, end) == pytest.approx((0.5, 1.0), abs=0.04)
+
+
+@pytest.mark.parametrize("rate", [7919, 22051, 44099, 192001])
+def test_a_rate_that_divides_badly_takes_no_longer(rate):
+    sound = torch.cat([torch.zeros(rate), voice(180, 0.5, rate), torch.zeros(rate)])
+    ((start, end),) = find_speech(sound[None], rate)
+    assert (start, end) == pytest.approx((1.0, 1.5), abs=0.04)
+
+
+def test_it_tells_how_far_it_is_and_can_be_stopped():
+    class Stopped(BaseException):
+        pass
+
+    parts = []
+
+    def on_part(done):
+        parts.append(done)
+        if done > 0.5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        find_speech(noise(4)[None], SAMPLE_RATE, on_part)
+    assert parts[0] == 0
+    assert parts == sorted(parts)
+    assert all(later - earlier < 0.15 for earlier, later in pairwise(parts))
+    assert parts[-1] < 0.65
