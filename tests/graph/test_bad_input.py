@@ -351,3 +351,43 @@ def test_stereo_at_another_rate_is_taken_and_names_go_on(run, runtime, graph):
         "Ovi_00001_.mp4",
         "Ovi_00002_.mp4",
     ]
+
+
+def two_lengths(graph):
+    """A clip of seven latent frames that core's node cuts by three of them, and three steps."""
+    return graph.add("TrimVideoLatent", samples=graph.latent(length=25), trim_amount=3)
+
+
+LENGTHS = "28 steps, but a video latent of 4 latent frames needs 16: the sound lasts 0.90 s, the"
+
+
+@pytest.mark.parametrize("door", ["KSampler", "OviDecode", "OviSeparateLatent"])
+def test_streams_that_do_not_last_equally_long_are_refused_at_every_door(graph, refuse, door):
+    latent = two_lengths(graph)
+    if door == "KSampler":
+        graph.show(graph.sample(latent_image=latent))
+    elif door == "OviDecode":
+        vaes = {"vae": graph.video_vae(), "audio_vae": graph.audio_vae()}
+        graph.show(graph.add(door, samples=latent, tiling="auto", **vaes))
+    else:
+        graph.show(graph.add(door, latent=latent))
+    refuse(graph, door, LENGTHS, "picture 0.54 s", "'Ovi Separate Latent' before")
+
+
+def test_a_sampled_clip_cut_in_its_latent_is_not_decoded(graph, refuse):
+    sampled = graph.sample(latent_image=graph.latent(length=25), steps=1)
+    cut = graph.add("TrimVideoLatent", samples=sampled, trim_amount=1)
+    vaes = {"vae": graph.video_vae(), "audio_vae": graph.audio_vae()}
+    graph.show(graph.add("OviDecode", samples=cut, tiling="off", **vaes))
+    refuse(graph, "OviDecode", "30 steps", "6 latent frames needs 26", "0.96 s", "0.88 s")
+
+
+def test_streams_put_together_by_core_s_node_are_checked_at_the_sampler(graph, refuse, runtime):
+    if "LTXVConcatAVLatent" not in runtime.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this core has no LTXVConcatAVLatent")
+    short, long = (
+        graph.add("OviSeparateLatent", latent=graph.latent(length=frames)) for frames in (25, 49)
+    )
+    latent = graph.add("LTXVConcatAVLatent", video_latent=short, audio_latent=output(long, 1))
+    graph.show(graph.sample(latent_image=latent))
+    refuse(graph, "KSampler", "63 steps", "7 latent frames needs 31", "2.02 s", "1.04 s")

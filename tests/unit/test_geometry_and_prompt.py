@@ -14,6 +14,28 @@ def test_lengths(frames, cells, steps):
     assert abs(steps * 512 / 16000 - frames / 24) < 0.13
 
 
+@pytest.mark.parametrize(
+    ("cells", "fitting"),
+    [(1, range(1, 4)), (2, range(4, 9)), (3, range(9, 14)), (31, range(156, 160))],
+)
+def test_a_sound_lasts_as_long_as_its_picture_give_or_take_a_step(cells, fitting):
+    """By the model's count, or as many steps as the frames last."""
+    for steps in fitting:
+        geometry.check_equally_long("it", cells, steps)
+    for steps in (fitting[0] - 1, fitting[-1] + 1):
+        with pytest.raises(ValueError, match=f"^it has {steps} steps, but .* {cells} latent frame"):
+            geometry.check_equally_long("it", cells, steps)
+
+
+@pytest.mark.parametrize("cells", [2, 3, 7, 31, 61, 2049])
+def test_what_cuts_both_streams_by_one_number_is_found(cells):
+    """As TrimVideoLatent does, at either end."""
+    steps = geometry.audio_steps(cells)
+    for cut in range(1, min(cells, steps)):
+        with pytest.raises(ValueError, match=r"the sound lasts .* s, the picture"):
+            geometry.check_equally_long("it", cells - cut, steps - cut)
+
+
 def test_samples_of_a_video():
     assert geometry.video_samples(121) == 80667
     assert geometry.video_samples(24) == 16000

@@ -40,6 +40,17 @@ def test_a_sound_of_another_length_is_refused(steps):
         latents.concat(*pair(steps))
 
 
+def test_a_latent_whose_streams_differ_in_length_is_not_taken_apart():
+    joined = latents.concat(*pair())
+    joined["samples"] = joined["samples"][:, :, 3:]  # as TrimVideoLatent cuts it
+    with pytest.raises(
+        ValueError,
+        match=r"The sound of 'latent' has 28 steps, but .* 4 latent frames needs 16: the sound "
+        r"lasts 0\.90 s, the picture 0\.54 s",
+    ):
+        latents.separate(joined)
+
+
 def test_as_many_sounds_as_clips():
     video, audio = pair(clips=2)
     with pytest.raises(ValueError, match="video_latent holds 2 clips and audio_latent 1"):
