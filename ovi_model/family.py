@@ -25,7 +25,7 @@ from .load import checkpoint, quantization, quanto
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
-from .text.prompt import without_padding
+from .text.encode import without_padding
 
 IMAGE_MODEL = "ovi"
 
