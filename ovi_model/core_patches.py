@@ -26,6 +26,7 @@ from comfy.nested_tensor import NestedTensor
 from . import core_facts
 from .family import IMAGE_MODEL, OviBase, OviConfig, read_unet_config
 from .latent.given import check_noise
+from .latent.latents import stream_for
 from .load import checkpoint, lora_names
 from .load.weight_file import find_tensors
 from .log import log
@@ -246,6 +247,14 @@ def _tell_shapes(original):
     return inner_sample
 
 
+def _take_stream(original):
+    @functools.wraps(original)
+    def decode(self, *args, **kwargs):
+        return original(self, *(stream_for(self, given) for given in args), **kwargs)
+
+    return decode
+
+
 def _move_to_cpu(original):
     return original or (lambda self: self.to("cpu"))
 
@@ -300,6 +309,17 @@ PATCHES = (
         "The model is not told what the pack holds.",
         _SINCE,
         _OLD,
+    ),
+    *(
+        Patch(
+            comfy.sd.VAE,
+            name,
+            _take_stream,
+            "'VAE Decode' and its like hand over both streams.",
+            "takes the stream in its nodes since 0.33",
+            _OLD,
+        )
+        for name in ("decode", "decode_tiled")
     ),
     Patch(
         NestedTensor,

@@ -12,6 +12,7 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from ..config import AUDIO_CHANNELS, VIDEO_CHANNELS
+from ..load.audio_vae import is_audio_vae
 from ..load.video_vae import check_video_vae
 from . import geometry
 
@@ -75,6 +76,12 @@ def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:
         advice = "Connect the latent from 'Ovi Latent' or the sampler."
     shapes = " and ".join(str(list(part.shape)) for part in parts)
     raise ValueError(f"{name} is no latent of picture and sound: its shape is {shapes}. {advice}")
+
+
+def stream_for(vae, samples):
+    """Return the stream of a pair of Ovi's that a VAE decodes; anything else as it is."""
+    parts = samples.unbind() if getattr(samples, "is_nested", False) else []
+    return parts[is_audio_vae(vae)] if geometry.is_pair([part.shape for part in parts]) else samples
 
 
 def _check_whole(name: str, video: Tensor, audio: Tensor) -> None:
