@@ -102,12 +102,12 @@ def load(files: dict[str, Path], width: int, height: int, length: int, steps: in
     from comfyui_ovi.ovi_model.latent import latents
     from comfyui_ovi.ovi_model.load import audio_vae, diffusion_model, text_encoder
     from comfyui_ovi.ovi_model.sample import guidance, solver
-    from comfyui_ovi.ovi_model.text import prompt
+    from comfyui_ovi.ovi_model.text import encode
 
     family.register()
     model = diffusion_model.load_model(str(files["model"]), None, "default")
     clip = text_encoder.load_text_encoder(files["text_encoder"])
-    positive, negative = prompt.encode_prompts(clip, PROMPT, *NEGATIVES)
+    positive, negative = encode.encode_prompts(clip, PROMPT, *NEGATIVES)
     return Parts(
         model=guidance.guide(model, AUDIO_CFG, SKIPPED_LAYER, 0.0, 1.0),
         positive=positive,

@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model.config import VARIANTS
-from ..ovi_model.core_facts import choose
+from ..ovi_model.config import PIXEL_STEP, VARIANTS
+from ..ovi_model.core_facts import answer, choose
 from ..ovi_model.latent import geometry, latents
 from ..ovi_model.latent.pictures import check_pictures
 
+MOST_PIXELS, MOST_FRAMES = 8192, 8193
 AREAS = {name.split("_")[0]: variant.area for name, variant in VARIANTS.items()}
 
 
@@ -59,7 +60,7 @@ class OviLatent(io.ComfyNode):
                 f"{says} in pixels, a multiple of 32. Trained at an area of 960 x 960 (1.1) or "
                 "720 x 720 (1.0)."
             )
-            return io.Int.Input(name, default=960, min=32, max=8192, step=32, tooltip=how)
+            return io.Int.Input(name, default=960, min=32, max=MOST_PIXELS, step=32, tooltip=how)
 
         return io.Schema(
             node_id="OviLatent",
@@ -74,7 +75,7 @@ class OviLatent(io.ComfyNode):
                     "length",
                     default=121,
                     min=1,
-                    max=8193,
+                    max=MOST_FRAMES,
                     step=4,
                     tooltip="Length in frames at 24 frames a second, 4n + 1: 121 is 5 s, 241 is 10 "
                     "s (the 10 s model).",
@@ -106,6 +107,11 @@ class OviLatent(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, width=None, height=None, length=None) -> bool | str:
+        """Say what is wrong with typed numbers before anything is loaded; None comes by a link."""
+        return answer(_check_typed, width=width, height=height, length=length)
+
+    @classmethod
     def execute(
         cls, width, height, length, batch_size, vae=None, start_image=None
     ) -> io.NodeOutput:
@@ -121,6 +127,20 @@ class OviLatent(io.ComfyNode):
         return io.NodeOutput(
             latents.from_image(vae, start_image, width, height, length, batch_size)
         )
+
+
+def _check_typed(width: int | None, height: int | None, length: int | None) -> None:
+    """Check sizes, also against the most, which core leaves to nodes that have a check."""
+    typed = {"width": width, "height": height, "length": length}
+    most = {"width": MOST_PIXELS, "height": MOST_PIXELS, "length": MOST_FRAMES}
+    for name, value in typed.items():
+        if value is not None and value > most[name]:
+            raise ValueError(f"The {name} is {value}; the most is {most[name]}.")
+    geometry.check_size(
+        PIXEL_STEP if width is None else width,
+        PIXEL_STEP if height is None else height,
+        1 if length is None else length,
+    )
 
 
 class OviSeparateLatent(io.ComfyNode):

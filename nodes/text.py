@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import choose
-from ..ovi_model.text.prompt import SOUND_FORMS, check_prompt, encode_prompts
+from ..ovi_model.core_facts import answer
+from ..ovi_model.text.encode import encode_prompts
+from ..ovi_model.text.prompt import SOUND_FORMS, check_inputs, write_sound
 
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
 AUDIO_NEGATIVE = "robotic, muffled, echo, distorted"
@@ -29,6 +30,7 @@ class OviTextEncode(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="What is seen, with speech as <S>Hello!<E>, then what is heard, as "
                     "'Audio: ...' or <AUDCAP>...<ENDAUDCAP>. The model reads the first 512 tokens, "
                     "about 350 words.",
@@ -36,11 +38,13 @@ class OviTextEncode(io.ComfyNode):
                 io.String.Input(
                     "video_negative",
                     default=VIDEO_NEGATIVE,
+                    dynamic_prompts=True,
                     tooltip="What the picture should not have. May be empty.",
                 ),
                 io.String.Input(
                     "audio_negative",
                     default=AUDIO_NEGATIVE,
+                    dynamic_prompts=True,
                     tooltip="What the sound should not have. May be empty.",
                 ),
                 io.Combo.Input(
@@ -65,10 +69,14 @@ class OviTextEncode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, prompt=None, sound_tag=None) -> bool | str:
+        """Say what is wrong with typed inputs before anything is loaded."""
+        return answer(check_inputs, prompt=prompt, sound_tag=sound_tag)
+
+    @classmethod
     def execute(
         cls, clip, prompt: str, video_negative: str, audio_negative: str, sound_tag: str
     ) -> io.NodeOutput:
         """Return positive and negative conditioning."""
-        check_prompt(prompt)
-        prompt = choose("sound_tag", sound_tag, SOUND_FORMS)(prompt)
+        prompt = write_sound(prompt, sound_tag)
         return io.NodeOutput(*encode_prompts(clip, prompt, video_negative, audio_negative))

@@ -17,6 +17,9 @@ AUDIO_CHANNELS = 20
 FRAME_RATE = 24
 SAMPLE_RATE = 16000
 
+# Samples of one audio step: 32 ms.
+SAMPLES_PER_STEP = 512
+
 # Pixels and frames for one of the Wan 2.2 video latent; the model's patches are 2 x 2 of these.
 SPATIAL_COMPRESSION = 16
 TEMPORAL_COMPRESSION = 4

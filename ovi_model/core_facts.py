@@ -61,6 +61,15 @@ def choose(name: str, value: str, choices: Mapping[str, T]) -> T:
     return choices[value]
 
 
+def answer(check: Callable, **inputs) -> bool | str:
+    """Run a check as core's validation wants it: True, or the sentence of its ValueError."""
+    try:
+        check(**inputs)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
 def module_of(function: Callable) -> str:
     """Return the module a function was written in, whatever it says of itself."""
     own = getattr(function, "__globals__", None)

@@ -23,6 +23,7 @@ from comfy.nested_tensor import NestedTensor
 
 from . import core_facts
 from .family import IMAGE_MODEL, OviBase, OviConfig, read_unet_config
+from .latent.latents import stream_for
 from .load import checkpoint, lora_names
 from .load.state_dict import DIFFUSION_MODEL
 from .load.weight_file import find_tensors
@@ -151,6 +152,14 @@ def _name_ovi_layers(original):
     return model_lora_keys_unet
 
 
+def _take_stream(original):
+    @functools.wraps(original)
+    def decode(self, *args, **kwargs):
+        return original(self, *(stream_for(self, given) for given in args), **kwargs)
+
+    return decode
+
+
 def _move_to_cpu(original):
     return original or (lambda self: self.to("cpu"))
 
@@ -205,6 +214,17 @@ PATCHES = (
         "The model is not told what the pack holds.",
         _SINCE,
         _OLD,
+    ),
+    *(
+        Patch(
+            comfy.sd.VAE,
+            name,
+            _take_stream,
+            "'VAE Decode' and its like hand over both streams.",
+            "takes the stream in its nodes since 0.33",
+            _OLD,
+        )
+        for name in ("decode", "decode_tiled")
     ),
     Patch(
         NestedTensor,

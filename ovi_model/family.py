@@ -19,14 +19,14 @@ from torch import Tensor
 
 from . import core_facts
 from .config import AUDIO_STEPS_PER_INTERVAL
-from .latent.given import check_is_joint, check_noise
+from .latent.given import check_is_joint, check_noise, check_streams
 from .latent.hold import clean_frames
 from .load import checkpoint, quantization, quanto
 from .load.state_dict import StateDict
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
-from .text.prompt import without_padding
+from .text.encode import without_padding
 
 IMAGE_MODEL = "ovi"
 
@@ -71,6 +71,7 @@ class OviBase(comfy.model_base.BaseModel):
         check_is_joint(noise)
         if noise is not None and shapes is not None and len(shapes) > 1:
             check_noise(noise, shapes)
+            check_streams(shapes)
         out = super().extra_conds(**kwargs)
         text = kwargs.get("cross_attn")
         if text is not None:

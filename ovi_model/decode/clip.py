@@ -24,8 +24,8 @@ def decode(
     of equal length.
 
     tiling: "on", "off", or "auto" (the largest tiles that fit on the device).
-    Raises ValueError if the latent is not Ovi's pair of video and audio, or a VAE does not fit its
-    half.
+    Raises ValueError if the latent is not Ovi's pair of video and audio of one length, or a VAE
+    does not fit its half.
     """
     video, audio = _clips(latent)
     _check_vaes(vae, audio_vae)
@@ -40,12 +40,6 @@ def _clips(latent: dict) -> tuple[Tensor, Tensor]:
     full of numbers.
     """
     video, audio = streams(latent, "samples")
-    if 0 in video.shape or 0 in audio.shape:
-        empty = "video" if 0 in video.shape else "audio"
-        shapes = f"{list(video.shape)} and {list(audio.shape)}"
-        raise ValueError(
-            f"The {empty} of 'samples' is empty: the shapes are {shapes}. Make the clip longer."
-        )
     if len(video) != len(audio):
         raise ValueError(
             f"'samples' has {len(video)} video clips but {len(audio)} sounds; they must be as many."

@@ -13,6 +13,7 @@ from ..config import (
     FRAME_RATE,
     PIXEL_STEP,
     SAMPLE_RATE,
+    SAMPLES_PER_STEP,
     SPATIAL_COMPRESSION,
     TEMPORAL_COMPRESSION,
     VIDEO_CHANNELS,
@@ -27,6 +28,43 @@ def latent_frames(frames: int) -> int:
 def audio_steps(latent_frames: int) -> int:
     """Latent frames -> steps of the audio latent that lasts as long; 31 -> 157, 61 -> 314."""
     return max(1, round((latent_frames - 1) * AUDIO_STEPS_PER_INTERVAL))
+
+
+def is_pair(shapes: list[torch.Size]) -> bool:
+    """Whether shapes are those of a video [B, 48, F, H, W] and an audio [B, 20, L]."""
+    return [(len(shape), shape[1]) for shape in shapes] == [
+        (5, VIDEO_CHANNELS),
+        (3, AUDIO_CHANNELS),
+    ]
+
+
+def check_equally_long(sound: str, latent_frames: int, steps: int) -> None:
+    """Raise ValueError, naming the sound, unless it lasts as long as the picture.
+
+    A recording has as many steps as its seconds take, in short clips more than the model counts;
+    encoders round either by one.
+    """
+    counted = audio_steps(latent_frames)
+    recorded = math.ceil(_picture_seconds(latent_frames) * SAMPLE_RATE / SAMPLES_PER_STEP)
+    if not max(1, counted - 1) <= steps <= max(counted, recorded) + 1:
+        raise ValueError(say_lengths(sound, latent_frames, steps))
+
+
+def say_lengths(sound: str, latent_frames: int, steps: int) -> str:
+    """Say how long a sound and a picture last, and how to make them equal."""
+    seconds = steps * SAMPLES_PER_STEP / SAMPLE_RATE
+    return (
+        f"{sound} has {steps} steps, but a video latent of {latent_frames} latent frames needs "
+        f"{audio_steps(latent_frames)}: the sound lasts {seconds:.2f} s, the picture "
+        f"{_picture_seconds(latent_frames):.2f} s. Make both with one 'Ovi Latent'. Cut a finished "
+        "clip after 'Ovi Decode', where frames and sound are cut by seconds; to cut its latent, "
+        "take it apart with 'Ovi Separate Latent' before, cut both parts alike, and put them "
+        "together with 'Ovi Concat Latent'."
+    )
+
+
+def _picture_seconds(latent_frames: int) -> float:
+    return max(0, (latent_frames - 1) * TEMPORAL_COMPRESSION + 1) / FRAME_RATE
 
 
 def video_samples(frames: int) -> int:

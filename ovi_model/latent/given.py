@@ -8,6 +8,7 @@ import comfy.sample
 from torch import Tensor
 
 from ..core_facts import find_replacement
+from .geometry import check_equally_long, is_pair
 
 
 def check_is_joint(noise: Tensor | None) -> None:
@@ -23,6 +24,19 @@ def check_is_joint(noise: Tensor | None) -> None:
         f"The sampler was given {found}; Ovi samples both together. Connect 'Ovi Latent', or put a "
         "video latent and an audio latent together with 'Ovi Concat Latent'."
     )
+
+
+def check_streams(shapes: list) -> None:
+    """Raise ValueError unless the streams of a pack are Ovi's picture and sound, and last equally
+    long.
+    """
+    if not is_pair(shapes):
+        found = " and ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(
+            f"The sampler was given latents of shape {found}; Ovi samples a picture [B, 48, F, H, "
+            "W] and a sound [B, 20, L] together. Connect 'Ovi Latent'."
+        )
+    check_equally_long("The sound given to the sampler", shapes[0][2], shapes[1][2])
 
 
 def check_noise(noise: Tensor, shapes: list) -> None:

@@ -12,6 +12,7 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from ..config import AUDIO_CHANNELS, VIDEO_CHANNELS
+from ..load.audio_vae import is_audio_vae
 from ..load.video_vae import check_video_vae
 from . import geometry
 from .pictures import check_pictures, is_finite, to_rgb
@@ -83,17 +84,15 @@ def _check_cut(images: Tensor, width: int, height: int) -> None:
 
 
 def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:
-    """Return the video [B, 48, F, H, W] and the audio [B, 20, L] of a nested latent.
+    """Return the video [B, 48, F, H, W] and the audio [B, 20, L] of a nested latent, which last
+    equally long.
 
     Raises ValueError, naming the input, for anything else.
     """
     samples = latent["samples"]
     parts = samples.unbind() if getattr(samples, "is_nested", False) else [samples]
-    if (
-        [part.ndim for part in parts] == [5, 3]
-        and parts[0].shape[1] == VIDEO_CHANNELS
-        and parts[1].shape[1] == AUDIO_CHANNELS
-    ):
+    if geometry.is_pair([part.shape for part in parts]):
+        _check_whole(name, *parts)
         return parts[0], parts[1]
     if len(parts) == 1 and parts[0].ndim == 5:
         advice = (
@@ -103,6 +102,23 @@ def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:
         advice = "Connect the latent from 'Ovi Latent' or the sampler."
     shapes = " and ".join(str(list(part.shape)) for part in parts)
     raise ValueError(f"{name} is no latent of picture and sound: its shape is {shapes}. {advice}")
+
+
+def stream_for(vae, samples):
+    """Return the stream of a pair of Ovi's that a VAE decodes; anything else as it is."""
+    parts = samples.unbind() if getattr(samples, "is_nested", False) else []
+    return parts[is_audio_vae(vae)] if geometry.is_pair([part.shape for part in parts]) else samples
+
+
+def _check_whole(name: str, video: Tensor, audio: Tensor) -> None:
+    """Raise ValueError if a stream is empty, or one lasts longer than the other."""
+    if 0 in video.shape or 0 in audio.shape:
+        empty = "video" if 0 in video.shape else "audio"
+        shapes = f"{list(video.shape)} and {list(audio.shape)}"
+        raise ValueError(
+            f"The {empty} of '{name}' is empty: the shapes are {shapes}. Make the clip longer."
+        )
+    geometry.check_equally_long(f"The sound of '{name}'", video.shape[2], audio.shape[2])
 
 
 def separate(latent: dict) -> tuple[dict, dict]:
@@ -130,10 +146,7 @@ def concat(video_latent: dict, audio_latent: dict) -> dict:
     _check_stream("audio_latent", audio, 3, AUDIO_CHANNELS)
     steps = geometry.audio_steps(video.shape[2])
     if abs(audio.shape[2] - steps) > 1:
-        raise ValueError(
-            f"audio_latent has {audio.shape[2]} steps, but a video latent of {video.shape[2]} "
-            f"latent frames needs {steps}. Make both with one 'Ovi Latent'."
-        )
+        raise ValueError(geometry.say_lengths("audio_latent", video.shape[2], audio.shape[2]))
     if len(video) != len(audio):
         raise ValueError(
             f"video_latent holds {len(video)} clips and audio_latent {len(audio)}: they must be as "

@@ -238,14 +238,15 @@ def _check_tokenizer(path: Path, spiece: Tensor, vocab_size: int) -> None:
 
 
 def _count_pieces(spiece: Tensor) -> int:
-    """Return how many tokens a tokenizer has; none if it is no tokenizer."""
+    """Return how many tokens a tokenizer has; none if it is no tokenizer, or one of its tokens
+    cannot be read.
+    """
     if spiece.dtype != torch.uint8 or not spiece.numel():
         return 0
     try:
-        return SentencePieceProcessor(
-            model_proto=spiece.flatten().numpy().tobytes()
-        ).get_piece_size()
-    except RuntimeError:
+        processor = SentencePieceProcessor(model_proto=spiece.flatten().numpy().tobytes())
+        return len([processor.id_to_piece(token) for token in range(processor.get_piece_size())])
+    except (RuntimeError, UnicodeDecodeError):
         return 0
 
 

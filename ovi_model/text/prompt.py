@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor
-
-from ..config import TEXT_LENGTH
-from ..log import log
+from ..core_facts import choose
 
 PAIRS = (("<S>", "<E>"), ("<AUDCAP>", "<ENDAUDCAP>"))
 CLOSING_MISTAKES = {
@@ -23,14 +20,19 @@ CLOSING_MISTAKES = {
     "</ENDAUDCAP>": "<ENDAUDCAP>",
 }
 
-_TAGGED_SOUND = re.compile(r"<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
-# What is tagged already is passed over, even if it holds the word itself.
-_NAMED_SOUND = re.compile(r"<AUDCAP>.*?<ENDAUDCAP>|Audio:\s*(.*)", re.DOTALL)
+TAGS = {tag for pair in PAIRS for tag in pair}
+SPEECH = re.compile(r"<S>.*?<E>", re.DOTALL)
+
+# Speech is passed over, and what is tagged already, even if they hold the word or tag itself.
+_TAGGED_SOUND = re.compile(r"<S>.*?<E>|<AUDCAP>(.*?)<ENDAUDCAP>", re.DOTALL)
+_NAMED_SOUND = re.compile(r"<S>.*?<E>|<AUDCAP>.*?<ENDAUDCAP>|Audio:\s*(.*)", re.DOTALL)
 
 
 def sound_as_audio(prompt: str) -> str:
     """Write the sound as `Audio: ...`, as the 960x960 checkpoints read it."""
-    return _TAGGED_SOUND.sub(lambda match: f"Audio: {match[1]}", prompt)
+    return _TAGGED_SOUND.sub(
+        lambda match: match[0] if match[1] is None else f"Audio: {match[1]}", prompt
+    )
 
 
 def sound_as_tags(prompt: str) -> str:
@@ -45,6 +47,27 @@ def sound_as_tags(prompt: str) -> str:
 SOUND_FORMS = {"Audio:": sound_as_audio, "<AUDCAP>": sound_as_tags, "as written": str}
 
 
+def write_sound(prompt: str, sound_tag: str) -> str:
+    """Put a prompt in the form that a checkpoint reads.
+
+    Raises ValueError for a fault of the prompt, or if its tags cross in that form.
+    """
+    check_prompt(prompt)
+    written = choose("sound_tag", sound_tag, SOUND_FORMS)(prompt)
+    _check_crossing(written)
+    return written
+
+
+def check_inputs(prompt: str | None, sound_tag: str | None) -> None:
+    """Check what is typed, before anything runs; None is made by another node."""
+    if sound_tag is not None:
+        choose("sound_tag", sound_tag, SOUND_FORMS)
+    if None not in (prompt, sound_tag):
+        write_sound(prompt, sound_tag)
+    elif prompt is not None:
+        check_prompt(prompt)
+
+
 def check_prompt(prompt: str) -> None:
     """Raise ValueError naming the first tag that is not closed, not opened or misspelt, and its
     place.
@@ -57,7 +80,7 @@ def check_prompt(prompt: str) -> None:
     for wrong, right in CLOSING_MISTAKES.items():
         if wrong in prompt:
             raise ValueError(
-                f"'{wrong}' {_place(prompt, prompt.index(wrong))} is not a tag of Ovi: write "
+                f"'{wrong}' {place_of(prompt, prompt.index(wrong))} is not a tag of Ovi: write "
                 f"'{right}'."
             )
     for opening, closing in PAIRS:
@@ -67,7 +90,7 @@ def check_prompt(prompt: str) -> None:
 def _check_pair(prompt: str, opening: str, closing: str) -> None:
     opened = None
     for match in re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", prompt):
-        place = _place(prompt, match.start())
+        place = place_of(prompt, match.start())
         if match[0] == opening and opened is not None:
             raise ValueError(
                 f"'{opening}' {place} opens before the last '{opening}' is closed: add '{closing}'."
@@ -79,76 +102,31 @@ def _check_pair(prompt: str, opening: str, closing: str) -> None:
         opened = match.start() if match[0] == opening else None
     if opened is not None:
         raise ValueError(
-            f"'{opening}' {_place(prompt, opened)} is not closed: add '{closing}' where it ends."
+            f"'{opening}' {place_of(prompt, opened)} is not closed: add '{closing}' where it ends."
         )
 
 
-def _place(prompt: str, index: int) -> str:
+def _check_crossing(written: str) -> None:
+    """Raise ValueError unless each tag closes the last one opened, and no sound holds a sound."""
+    opened: list[str] = []
+    closed_by = dict(PAIRS)
+    for match in re.finditer("|".join(TAGS), written):
+        tag = match[0]
+        if opened and closed_by[opened[-1]] == tag:
+            opened.pop()
+        elif tag in closed_by and tag not in opened:
+            opened.append(tag)
+        else:
+            raise ValueError(
+                f"As the model gets this prompt, '{tag}' {place_of(written, match.start())} stands "
+                f"across '{opened[-1]}': close speech before the sound begins or ends, and name "
+                "the sound in one form, 'Audio: ...' or <AUDCAP>...<ENDAUDCAP>."
+            )
+
+
+def place_of(prompt: str, index: int) -> str:
     """Say where a tag stands, for people: line, column and the words after it."""
     line = prompt.count("\n", 0, index) + 1
     column = index - (prompt.rfind("\n", 0, index) + 1) + 1
     excerpt = prompt[index : index + 24].splitlines()[0]
     return f"at line {line}, column {column} (\u2026{excerpt}\u2026)"
-
-
-def encode_prompts(
-    clip, prompt: str, video_negative: str, audio_negative: str
-) -> tuple[list, list]:
-    """Return positive and negative CONDITIONING, each text [1, 512, width].
-
-    One text serves both towers, but for the negative, whose text for the audio tower is the option
-    `audio_context`.
-    """
-    positive, negative, sound = (
-        _encode(clip, text) for text in (prompt, video_negative, audio_negative)
-    )
-    pairs = zip(negative, sound, strict=True)
-    return positive, [
-        [text, {**options, "audio_context": heard}] for (text, options), (heard, _) in pairs
-    ]
-
-
-def _encode(clip, text: str) -> list:
-    """Encode a text literally: speech must reach the model as written, so parentheses are no
-    weights.
-
-    Raises ValueError for half a character, which broken programs send; no tokenizer takes it.
-    """
-    halves = [letter for letter in text if "\ud800" <= letter <= "\udfff"]
-    if halves:
-        raise ValueError(
-            f"The text {text[:40]!a} holds half a character, {halves[0]!a}. Type that place anew."
-        )
-    tokens = clip.tokenize(text, disable_weights=True)
-    return clip.encode_from_tokens_scheduled(
-        {name: [_cut(batch, text) for batch in tokens[name]] for name in tokens}
-    )
-
-
-def _cut(tokens: list, text: str) -> list:
-    """Keep as many tokens as Ovi was trained with, the last of which ends the text, and say so.
-
-    Source: character-ai/Ovi, ovi/modules/tokenizers.py, HuggingfaceTokenizer, truncation.
-    """
-    if len(tokens) <= TEXT_LENGTH:
-        return tokens
-    log.warning(
-        "reads %d tokens of a prompt; this one has %d, so its end is not read: %s\u2026",
-        TEXT_LENGTH,
-        len(tokens),
-        text[:40],
-    )
-    return [*tokens[: TEXT_LENGTH - 1], tokens[-1]]
-
-
-def without_padding(text: Tensor, length: int) -> Tensor:
-    """[B, T, D] -> [B, length, D]: what 'Conditioning (Concat)' put together, without the zeros
-    between.
-    """
-    is_padding = (text == 0).all(-1)
-    order = is_padding.int().argsort(dim=1, stable=True)
-    if (~is_padding).sum(1).max() > length:
-        log.warning(
-            "The prompts put together have more than %d tokens: what is above is cut.", length
-        )
-    return text.gather(1, order[..., None].expand_as(text))[:, :length]

@@ -43,6 +43,8 @@ def refuse(runtime, model_folder):  # noqa: ARG001
         ({"length": 120}, ["OviLatent", "length is 120 frames", "117 or 121"]),
         ({"length": 0}, ["length", "0", "1"]),
         ({"batch_size": 0}, ["batch_size", "0", "1"]),
+        ({"width": 8224}, ["OviLatent", "width is 8224; the most is 8192"]),
+        ({"length": 8197}, ["OviLatent", "length is 8197; the most is 8193"]),
     ],
 )
 def test_sizes_that_do_not_work_are_answered_with_sizes_that_do(graph, refuse, inputs, wanted):
@@ -64,6 +66,69 @@ def test_sizes_that_do_not_work_are_answered_with_sizes_that_do(graph, refuse, i
 def test_tags_of_a_prompt_are_named_with_their_place(graph, refuse, prompt, wanted):
     graph.show(graph.text(prompt=prompt))
     refuse(graph, "OviTextEncode", *wanted)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "wanted"),
+    [
+        ({"prompt": "A man says <S>Hello."}, "'<S>' at line 1, column 12"),
+        ({"prompt": "Audio: a <AUDCAP>b<ENDAUDCAP>", "sound_tag": "<AUDCAP>"}, "stands across"),
+        ({"sound_tag": "Sound:"}, "Sound:"),
+    ],
+)
+def test_a_typed_prompt_is_checked_before_anything_is_loaded(runtime, graph, inputs, wanted):
+    graph.show(graph.text(**inputs))
+    result = runtime.run(graph.prompt)
+    assert wanted in result.error
+    assert "node_errors" in result.details
+    assert not result.events
+
+
+def test_typed_sizes_are_checked_before_anything_is_loaded(runtime, graph):
+    graph.show(graph.latent(width=500))
+    result = runtime.run(graph.prompt)
+    assert "The width is 500 pixels; it must be a multiple of 32: 480 or 512." in result.error
+    assert "node_errors" in result.details
+    assert not result.events
+
+
+def test_linked_inputs_are_checked_when_they_come(graph, refuse):
+    prompt = graph.add("PrimitiveStringMultiline", value="A man says <S>Hello.")
+    graph.show(graph.text(prompt=prompt))
+    result = refuse(graph, "OviTextEncode", "'<S>' at line 1, column 12")
+    assert "node_errors" not in result.details
+
+    graph = Graph()
+    graph.show(graph.latent(width=graph.add("PrimitiveInt", value=500)))
+    result = refuse(graph, "OviLatent", "width is 500", "480 or 512")
+    assert "node_errors" not in result.details
+    assert result.events
+
+
+def test_texts_are_dynamic_as_those_of_core_s_node(runtime):
+    """The page resolves {a|b} and comments of such inputs before it sends them."""
+    nodes = runtime.nodes.NODE_CLASS_MAPPINGS
+    assert nodes["CLIPTextEncode"].INPUT_TYPES()["required"]["text"][1]["dynamicPrompts"] is True
+    inputs = nodes["OviTextEncode"].INPUT_TYPES()["required"]
+    dynamic = {name for name, (_, *options) in inputs.items() if options[0].get("dynamicPrompts")}
+    assert dynamic == {"prompt", "video_negative", "audio_negative"}
+
+
+@pytest.mark.parametrize("words", [10, 600])
+def test_a_prompt_that_may_be_misread_is_warned_of_once(run, graph, caplog, words):
+    scene = "sea " * words
+    link = graph.text(prompt=f'A <s>, {scene}says "hi there". Audio: rain')
+    graph.show(link)
+    run(graph)
+    run(graph)  # what is encoded already is not said again
+    (record,) = [record for record in caplog.records if is_ours(record)]
+    assert record.levelno == logging.WARNING
+    said = record.getMessage()
+    assert "'<s>' at line 1, column 3" in said
+    assert "write <S>hi there<E>" in said
+    assert ("so its end is not read" in said) is (words == 600)
+    assert ("With it goes all of the sound" in said) is (words == 600)
+    caplog.clear()
 
 
 def test_start_image_needs_a_vae(graph, refuse):
@@ -345,3 +410,43 @@ def test_stereo_at_another_rate_is_taken_and_names_go_on(run, runtime, graph):
         "Ovi_00001_.mp4",
         "Ovi_00002_.mp4",
     ]
+
+
+def two_lengths(graph):
+    """A clip of seven latent frames that core's node cuts by three of them, and three steps."""
+    return graph.add("TrimVideoLatent", samples=graph.latent(length=25), trim_amount=3)
+
+
+LENGTHS = "28 steps, but a video latent of 4 latent frames needs 16: the sound lasts 0.90 s, the"
+
+
+@pytest.mark.parametrize("door", ["KSampler", "OviDecode", "OviSeparateLatent"])
+def test_streams_that_do_not_last_equally_long_are_refused_at_every_door(graph, refuse, door):
+    latent = two_lengths(graph)
+    if door == "KSampler":
+        graph.show(graph.sample(latent_image=latent))
+    elif door == "OviDecode":
+        vaes = {"vae": graph.video_vae(), "audio_vae": graph.audio_vae()}
+        graph.show(graph.add(door, samples=latent, tiling="auto", **vaes))
+    else:
+        graph.show(graph.add(door, latent=latent))
+    refuse(graph, door, LENGTHS, "picture 0.54 s", "'Ovi Separate Latent' before")
+
+
+def test_a_sampled_clip_cut_in_its_latent_is_not_decoded(graph, refuse):
+    sampled = graph.sample(latent_image=graph.latent(length=25), steps=1)
+    cut = graph.add("TrimVideoLatent", samples=sampled, trim_amount=1)
+    vaes = {"vae": graph.video_vae(), "audio_vae": graph.audio_vae()}
+    graph.show(graph.add("OviDecode", samples=cut, tiling="off", **vaes))
+    refuse(graph, "OviDecode", "30 steps", "6 latent frames needs 26", "0.96 s", "0.88 s")
+
+
+def test_streams_put_together_by_core_s_node_are_checked_at_the_sampler(graph, refuse, runtime):
+    if "LTXVConcatAVLatent" not in runtime.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this core has no LTXVConcatAVLatent")
+    short, long = (
+        graph.add("OviSeparateLatent", latent=graph.latent(length=frames)) for frames in (25, 49)
+    )
+    latent = graph.add("LTXVConcatAVLatent", video_latent=short, audio_latent=output(long, 1))
+    graph.show(graph.sample(latent_image=latent))
+    refuse(graph, "KSampler", "63 steps", "7 latent frames needs 31", "2.02 s", "1.04 s")

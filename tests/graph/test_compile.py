@@ -13,7 +13,7 @@ from goldens import relative_error, small_configs, small_patcher
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
-SHAPES = (1, 48, 3, 4, 6), (1, 20, 16)
+SHAPES = (1, 48, 3, 4, 6), (1, 20, 10)
 
 
 def sample(patcher, seed, steps=4, cfg=4.0, mask=None):

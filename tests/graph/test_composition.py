@@ -1,6 +1,4 @@
-"""Stock and foreign nodes before, around and after the sampler: loaders, caches, decoders and what
-saves.
-"""
+"""Stock and foreign nodes around the sampler: loaders, caches, decoders, savers."""
 
 import shutil
 
@@ -215,6 +213,31 @@ def test_stock_decoders_agree_with_ours(run, graph, batch_size):
             np.arange(2000, 4000) / 16000, np.arange(resampled.shape[1]) / 44100, resampled[0]
         )
         assert np.corrcoef(kept, clip[0, 2000:4000])[0, 1] > 0.9
+
+
+def test_stock_decoders_take_the_joint_latent(run, graph):
+    latent, video = decoded(graph)
+    vae, audio_vae = graph.video_vae(), graph.audio_vae()
+    tiles = {"tile_size": 64, "overlap": 16, "temporal_size": 64, "temporal_overlap": 8}
+    both = [
+        [
+            graph.add("VAEDecode", samples=latent, vae=vae),
+            graph.add("VAEDecodeTiled", samples=latent, vae=vae, **tiles),
+            graph.add("VAEDecodeAudio", samples=latent, vae=audio_vae),
+        ],
+        [
+            graph.add("VAEDecode", samples=video, vae=vae),
+            graph.add("VAEDecodeTiled", samples=video, vae=vae, **tiles),
+            graph.add("VAEDecodeAudio", samples=output(video, 1), vae=audio_vae),
+        ],
+    ]
+    graph.show(*both[0], *both[1])
+    result = run(graph)
+    joint, alone = ([result.value(link[0]) for link in links] for links in both)
+    assert joint[0].shape == joint[1].shape == (9, 64, 64, 3)
+    assert all(torch.equal(*frames) for frames in zip(joint[:2], alone, strict=False))
+    assert torch.equal(joint[2]["waveform"], alone[2]["waveform"])
+    assert joint[2]["waveform"].std() > 0
 
 
 def test_frames_are_upscaled_and_saved_by_stock_nodes(run, runtime, graph):

@@ -89,7 +89,7 @@ def test_a_guider_with_three_prompts_goes_on_to_guide_with_every_layer(run, grap
     text = graph.text()
     prompts = {
         "cond1": text,
-        "cond2": graph.text(prompt="A dog barks"),
+        "cond2": graph.text(prompt="A dog. Audio: it barks"),
         "negative": output(text, 1),
     }
     prompts |= {"cfg_conds": 4.0, "cfg_cond2_negative": 3.0, "style": "regular"}

@@ -9,6 +9,7 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from comfyui_ovi.ovi_model.decode import clip
 from comfyui_ovi.ovi_model.decode.audio import decode_16k
+from comfyui_ovi.ovi_model.latent.geometry import audio_steps
 from comfyui_ovi.ovi_model.load import audio_vae
 
 
@@ -21,7 +22,8 @@ def vaes(small_files):
     return video, audio_vae.load_audio_vae(folder / "mmaudio_small.safetensors")
 
 
-def pair(cells=3, steps=16, batch=1, height=2, width=3, channels=48):
+def pair(cells=3, steps=None, batch=1, height=2, width=3, channels=48):
+    steps = audio_steps(cells) if steps is None else steps
     return {
         "samples": NestedTensor(
             [torch.randn(batch, channels, cells, height, width), torch.randn(batch, 20, steps)]
@@ -29,7 +31,7 @@ def pair(cells=3, steps=16, batch=1, height=2, width=3, channels=48):
     }
 
 
-@pytest.mark.parametrize(("steps", "tiling"), [(1, "auto"), (16, "on"), (40, "off")])
+@pytest.mark.parametrize(("steps", "tiling"), [(9, "auto"), (10, "on"), (13, "off")])
 def test_sound_is_as_long_as_the_picture(vaes, steps, tiling):
     images, audio = clip.decode(pair(steps=steps, batch=2), *vaes, tiling)
     assert images.shape == (2 * 9, 32, 48, 3)
@@ -39,7 +41,7 @@ def test_sound_is_as_long_as_the_picture(vaes, steps, tiling):
 
 
 def test_frames_are_those_of_stock_decode(vaes):
-    latent = pair(batch=2)
+    latent = pair(steps=13, batch=2)
     images, audio = clip.decode(latent, *vaes, "off")
     video, sound = latent["samples"].unbind()
     assert torch.equal(images, torch.cat([vaes[0].decode(clip)[0] for clip in video.split(1)]))
@@ -82,9 +84,14 @@ def test_fit_length(samples, expected):
         ),
         ({"samples": torch.zeros(1, 20, 9)}, r"samples .*\[1, 20, 9\].*Connect the latent"),
         ({"samples": torch.zeros(1, 4, 8, 8)}, r"samples .*\[1, 4, 8, 8\].*Connect the latent"),
-        (pair(channels=16), r"samples .*\[1, 16, 3, 2, 3\] and \[1, 20, 16\]"),
+        (pair(channels=16), r"samples .*\[1, 16, 3, 2, 3\] and \[1, 20, 10\]"),
         (pair(steps=0), r"The audio of 'samples' is empty: .*\[1, 20, 0\]"),
         (pair(cells=0), r"The video of 'samples' is empty"),
+        (
+            pair(cells=4, steps=28),
+            r"The sound of 'samples' has 28 steps, but a video latent of 4 latent frames needs 16: "
+            r"the sound lasts 0\.90 s, the picture 0\.54 s\..*'Ovi Separate Latent' before",
+        ),
         (
             {"samples": NestedTensor([torch.zeros(2, 48, 3, 4, 4), torch.zeros(1, 20, 9)])},
             r"2 video clips but 1 sounds",

@@ -225,6 +225,30 @@ def test_a_latent_of_another_kind_is_refused(base, shape, found):
         base.extra_conds(device="cpu", noise=torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(1, 48, 7, 4, 4), (1, 20, 63)], r"63 steps.* 7 latent frames needs 31.*2\.02 s.*1\.04 s"),
+        ([(1, 48, 4, 4, 4), (1, 20, 28)], r"28 steps.* 4 latent frames needs 16.*0\.90 s.*0\.54 s"),
+        (
+            [(1, 48, 7, 4, 4), (1, 8, 31)],
+            r"shape \[1, 48, 7, 4, 4\] and \[1, 8, 31\].*'Ovi Latent'",
+        ),
+        ([(1, 48, 7, 4, 4), (1, 8, 31, 16)], r"and \[1, 8, 31, 16\].*'Ovi Latent'"),
+        ([(1, 48, 7, 4, 4), (1, 20, 31), (1, 20, 31)], r"\[1, 20, 31\] and \[1, 20, 31\]"),
+    ],
+)
+def test_streams_that_the_model_cannot_sample_together_are_refused(base, shapes, message):
+    noise = pack(*(torch.zeros(shape) for shape in shapes))
+    with pytest.raises(ValueError, match=f"given .*{message}"):
+        base.extra_conds(device="cpu", noise=noise, latent_shapes=shapes)
+
+
+def test_a_video_alone_is_sampled(base):
+    shapes = [torch.Size((1, 48, 7, 4, 4))]
+    base.extra_conds(device="cpu", noise=torch.zeros(shapes[0]), latent_shapes=shapes)
+
+
 @pytest.mark.skipif(
     not core_facts.NESTED_WINDOWS, reason="this core has no windows of nested latents"
 )

@@ -1,8 +1,10 @@
 """Sizes, lengths and prompts at their limits, and what is said beyond them."""
 
+import re
+
 import pytest
 from comfyui_ovi.ovi_model.latent import geometry
-from comfyui_ovi.ovi_model.text import prompt
+from comfyui_ovi.ovi_model.text import advice, prompt
 
 
 @pytest.mark.parametrize(
@@ -12,6 +14,28 @@ def test_lengths(frames, cells, steps):
     assert geometry.latent_frames(frames) == cells
     assert geometry.audio_steps(cells) == steps
     assert abs(steps * 512 / 16000 - frames / 24) < 0.13
+
+
+@pytest.mark.parametrize(
+    ("cells", "fitting"),
+    [(1, range(1, 4)), (2, range(4, 9)), (3, range(9, 14)), (31, range(156, 160))],
+)
+def test_a_sound_lasts_as_long_as_its_picture_give_or_take_a_step(cells, fitting):
+    """By the model's count, or as many steps as the frames last."""
+    for steps in fitting:
+        geometry.check_equally_long("it", cells, steps)
+    for steps in (fitting[0] - 1, fitting[-1] + 1):
+        with pytest.raises(ValueError, match=f"^it has {steps} steps, but .* {cells} latent frame"):
+            geometry.check_equally_long("it", cells, steps)
+
+
+@pytest.mark.parametrize("cells", [2, 3, 7, 31, 61, 2049])
+def test_what_cuts_both_streams_by_one_number_is_found(cells):
+    """As TrimVideoLatent does, at either end."""
+    steps = geometry.audio_steps(cells)
+    for cut in range(1, min(cells, steps)):
+        with pytest.raises(ValueError, match=r"the sound lasts .* s, the picture"):
+            geometry.check_equally_long("it", cells - cut, steps - cut)
 
 
 def test_samples_of_a_video():
@@ -83,3 +107,96 @@ def test_what_is_tagged_already_is_not_tagged_again(text, tagged):
 )
 def test_prompts_that_are_fine(text):
     prompt.check_prompt(text)
+
+
+SPOKEN = "A man says <S>Turn on the Audio: now<E> and leaves."
+
+
+@pytest.mark.parametrize(
+    ("text", "tagged", "named"),
+    [
+        (SPOKEN, SPOKEN, SPOKEN),
+        (
+            f"{SPOKEN} Audio: rain",
+            f"{SPOKEN} <AUDCAP>rain<ENDAUDCAP>",
+            f"{SPOKEN} Audio: rain",
+        ),
+        (
+            "Audio: <S>Audio: one<E> two",
+            "<AUDCAP><S>Audio: one<E> two<ENDAUDCAP>",
+            "Audio: <S>Audio: one<E> two",
+        ),
+        (
+            "<S>the <AUDCAP>tag<ENDAUDCAP><E> <AUDCAP>rain<ENDAUDCAP>",
+            "<S>the <AUDCAP>tag<ENDAUDCAP><E> <AUDCAP>rain<ENDAUDCAP>",
+            "<S>the <AUDCAP>tag<ENDAUDCAP><E> Audio: rain",
+        ),
+    ],
+)
+def test_speech_stays_as_it_is_spoken(text, tagged, named):
+    assert prompt.write_sound(text, "<AUDCAP>") == tagged
+    assert prompt.write_sound(text, "Audio:") == named
+    assert prompt.write_sound(text, "as written") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "sound_tag", "crossed"),
+    [
+        ("A <AUDCAP>b <S>c<ENDAUDCAP> d<E>", "<AUDCAP>", "'<ENDAUDCAP>' .* across '<S>'"),
+        ("A <AUDCAP>b <S>c<ENDAUDCAP> d<E>", "as written", "'<ENDAUDCAP>' .* across '<S>'"),
+        ("<S>b <AUDCAP>c<E> d<ENDAUDCAP>", "Audio:", "'<E>' .* across '<AUDCAP>'"),
+        ("Audio: a <AUDCAP>b<ENDAUDCAP>", "<AUDCAP>", "'<AUDCAP>' .* across '<AUDCAP>'"),
+    ],
+)
+def test_tags_that_cross_in_the_form_of_the_checkpoint_are_refused(text, sound_tag, crossed):
+    with pytest.raises(ValueError, match=f"As the model gets this prompt, {crossed}.*in one form"):
+        prompt.write_sound(text, sound_tag)
+
+
+def test_tags_that_no_longer_cross_are_fine():
+    written = prompt.write_sound("A <AUDCAP>b <S>c<ENDAUDCAP> d<E>", "Audio:")
+    assert written == "A Audio: b <S>c d<E>"
+
+
+def test_an_unknown_form_of_sound():
+    with pytest.raises(ValueError, match="sound_tag is 'Sound:'; choose one of 'Audio:'"):
+        prompt.check_inputs(None, "Sound:")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A man says <s>Hi<e> Audio: rain", "'<s>' at line 1, column 12 .*: write '<S>'"),
+        ("One.\nA <S>b<E> <audcap>rain<endaudcap> Audio: x", "'<audcap>' at line 2, column 11"),
+        ("A < S >b< E > Audio: rain", "'< S >' .*: write '<S>'"),
+        ("A <S>b<E> </s> Audio: rain", "'</s>' .*: write '<E>'"),
+        ("A cat. audio: purr", "'audio:' at line 1, column 8 .*: write 'Audio:'"),
+        ("A cat. AUDIO : purr", "'AUDIO :' .*: write 'Audio:'"),
+        ("A cat. Audio\uff1apurr", "'Audio\uff1a' .*: write 'Audio:'"),
+        ("A cat.", "says nothing of the sound: end it with 'Audio: ...'"),
+        ("He says <S>Audio: now<E>.", "says nothing of the sound"),
+        ('A man: "Hello there!" Audio: rain', 'If "Hello there!" .* write <S>Hello there!<E>'),
+        ("She says \u201cHello\u201d. Audio: rain", "write <S>Hello<E>"),
+        ("Sie sagt \u201eHallo\u201c. Audio: rain", "write <S>Hallo<E>"),
+        ("\u00abBonjour\u00bb, dit-elle. Audio: rain", "write <S>Bonjour<E>"),
+        ("\u5973\u4eba\u8aaa\u300c\u4f60\u597d\u300d Audio: rain", "write <S>\u4f60\u597d<E>"),
+        ("A man says 'I don't know.' Audio: rain", "write <S>I don't know\\.<E>"),
+        ('<S>One<E> and she replies, "Two" Audio: rain', "write <S>Two<E>"),
+    ],
+)
+def test_what_may_be_read_in_another_way_is_said_with_the_fix(text, said):
+    (sentence,) = advice.advise(text)
+    assert re.search(said, sentence)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A man says <S>Hi<E> Audio: rain",
+        "The dogs' bowls and the cats' beds. <AUDCAP>purr<ENDAUDCAP>",
+        'A sign reads "OPEN". A man says <S>Hi<E> Audio: a voice says "hi"',
+        "A man's hat. He doesn't say <S>I said \"no\"<E>. Audio: audio: rain",
+    ],
+)
+def test_nothing_is_said_of_prompts_that_are_clear(text):
+    assert advice.advise(text) == []

@@ -1,10 +1,14 @@
 """Two streams put together: lengths, clips and masks."""
 
+from types import SimpleNamespace
+
 import comfy.utils
 import pytest
 import torch
+from comfy.nested_tensor import NestedTensor
 from comfyui_ovi.nodes.latents import OviImageSize
 from comfyui_ovi.ovi_model.latent import latents
+from comfyui_ovi.ovi_model.load.audio_vae import load_audio_vae
 
 
 def pair(steps=31, clips=1):
@@ -40,6 +44,30 @@ def test_a_sound_of_another_length_is_refused(steps):
         ValueError, match=f"audio_latent has {steps} steps, but .* 7 latent frames needs 31"
     ):
         latents.concat(*pair(steps))
+
+
+def test_a_vae_is_given_its_stream_of_our_pairs_alone(small_files):
+    sound_vae = load_audio_vae(small_files / "vae" / "mmaudio_small.safetensors")
+    picture_vae = SimpleNamespace(first_stage_model=None)
+    video, audio = (part["samples"] for part in pair())
+    joined = NestedTensor([video, audio])
+    assert latents.stream_for(picture_vae, joined) is video
+    assert latents.stream_for(sound_vae, joined) is audio
+    of_others = NestedTensor([torch.zeros(1, 128, 7, 4, 4), torch.zeros(1, 8, 31, 16)])
+    for vae in (picture_vae, sound_vae):
+        for samples in (of_others, video, audio, torch.zeros(1, 4, 8, 8), None):
+            assert latents.stream_for(vae, samples) is samples
+
+
+def test_a_latent_whose_streams_differ_in_length_is_not_taken_apart():
+    joined = latents.concat(*pair())
+    joined["samples"] = joined["samples"][:, :, 3:]  # as TrimVideoLatent cuts it
+    with pytest.raises(
+        ValueError,
+        match=r"The sound of 'latent' has 28 steps, but .* 4 latent frames needs 16: the sound "
+        r"lasts 0\.90 s, the picture 0\.54 s",
+    ):
+        latents.separate(joined)
 
 
 def test_as_many_sounds_as_clips():

@@ -10,6 +10,7 @@ import small_weights
 import torch
 from comfyui_ovi.ovi_model.load import text_encoder
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor
 
 PROMPT = 'A (quiet:1.4) voice says, <S>Never, ünï 漢字.<E> Audio: rain on "tin".'
 WAN_FILE = "models_t5_umt5-small-enc.pth"
@@ -189,6 +190,19 @@ class TestTokenizer:
         weights["spiece_model"] = damage
         with pytest.raises(
             ValueError, match=r"mine\.safetensors: its 'spiece_model' is no sentencepiece model"
+        ):
+            load(weights)
+
+    def test_a_token_that_is_no_text(self, weights, load):
+        """As where a download changed bytes in the middle of one, which sentencepiece takes."""
+        model = bytearray(weights["spiece_model"].numpy().tobytes())
+        pieces = SentencePieceProcessor(model_proto=bytes(model))
+        longest = max(map(pieces.id_to_piece, range(pieces.get_piece_size())), key=len).encode()
+        model[model.index(longest)] = 0xFF
+        weights["spiece_model"] = torch.tensor(list(model), dtype=torch.uint8)
+        with pytest.raises(
+            ValueError,
+            match=r"^mine\.safetensors: its 'spiece_model' is no sentencepiece model. Download the",
         ):
             load(weights)
 

@@ -1,0 +1,66 @@
+"""What a prompt may say by mistake and no check can refuse, each with its fix."""
+
+from __future__ import annotations
+
+import re
+
+from .prompt import CLOSING_MISTAKES, SPEECH, TAGS, place_of
+
+_LIKE_A_TAG = re.compile(r"<\s*/?\s*(?:S|E|AUDCAP|ENDAUDCAP)\s*>", re.IGNORECASE)
+_LIKE_A_NAME = re.compile(r"(?<!\w)audio\s*[:\uff1a]", re.IGNORECASE)
+_SOUND = re.compile(r"Audio:|<AUDCAP>")
+_QUOTED = re.compile(
+    r'"[^"]+"|\u201c[^\u201d]+\u201d|\u201e[^\u201c\u201d]+[\u201c\u201d]|\u00ab[^\u00bb]+\u00bb'
+    r"|\u300c[^\u300d]+\u300d|\u300e[^\u300f]+\u300f|(?<!\w)['\u2018](?=\w).+?['\u2019](?!\w)"
+)
+_SPOKEN = re.compile(
+    r"\b(?:says?|said|saying|asks?|asked|asking|answers?|answered|repl(?:y|ies|ied)|tells?|told|"
+    r"whispers?|whispered|whispering|shouts?|shouted|shouting|yells?|yelled|cries|cried|sings?|"
+    r"sang|singing|speaks?|spoke|speaking|calls?|called|exclaims?|mutters?|murmurs?)\b[^.<>]{0,40}$"
+)
+
+
+def find_sound(prompt: str) -> int | None:
+    """Return where the sound of a prompt begins; None if it has none. Speech may hold its name."""
+    match = _SOUND.search(_without_speech(prompt))
+    return match.start() if match else None
+
+
+def advise(prompt: str) -> list[str]:
+    """Return a sentence for each place that Ovi may read as something else than was meant."""
+    return [*_about_tags(prompt), *_about_sound(prompt), *_about_speech(prompt)]
+
+
+def _without_speech(prompt: str) -> str:
+    """Blank what is spoken; all else stays at its place."""
+    return SPEECH.sub(lambda match: " " * len(match[0]), prompt)
+
+
+def _about_tags(prompt: str) -> list[str]:
+    for match in _LIKE_A_TAG.finditer(prompt):
+        if match[0] not in TAGS:
+            meant = re.sub(r"\s", "", match[0]).upper()
+            meant = CLOSING_MISTAKES.get(meant, meant)
+            place = place_of(prompt, match.start())
+            return [f"'{match[0]}' {place} is no tag, and is read as letters: write '{meant}'."]
+    return []
+
+
+def _about_sound(prompt: str) -> list[str]:
+    if find_sound(prompt) is not None:
+        return []
+    match = _LIKE_A_NAME.search(_without_speech(prompt))
+    if match:
+        place = place_of(prompt, match.start())
+        return [f"'{match[0]}' {place} does not begin the sound: write 'Audio:'."]
+    return ["It says nothing of the sound: end it with 'Audio: ...'."]
+
+
+def _about_speech(prompt: str) -> list[str]:
+    """Quoted words: any where nothing is tagged as speech, else those after a word like 'says'."""
+    picture = _without_speech(prompt)[: find_sound(prompt)]
+    for match in _QUOTED.finditer(picture):
+        if not SPEECH.search(prompt) or _SPOKEN.search(picture[: match.start()]):
+            place = place_of(prompt, match.start())
+            return [f"If {match[0]} {place} is spoken, write <S>{match[0][1:-1]}<E>."]
+    return []
