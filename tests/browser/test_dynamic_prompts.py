@@ -1,5 +1,5 @@
-"""The page resolves choices and comments of Ovi Text Encode as it does those of core's node, and the
-panel shows the prompt as typed.
+"""The page resolves choices and comments of Ovi Text Encode as those of core's node, and the panel
+shows the prompt as typed.
 """
 
 import pytest
