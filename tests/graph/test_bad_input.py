@@ -167,7 +167,7 @@ def test_noise_of_one_stream_is_not_taken_for_none(graph, refuse, runtime, monke
 def test_a_replaced_prepare_noise_is_named(graph, refuse, monkeypatch, batch_size, is_held):
     """As an extension does for every workflow, whether or not one of its nodes is in it."""
     home = types.ModuleType("custom_nodes.other_noise")
-    code = "import torch\ndef prepare_noise(latent, seed): return torch.randn(latent.size())"
+    code = "import torch\ndef prepare_noise(latent, *_): return torch.randn(latent.size())"
     exec(code, home.__dict__)  # noqa: S102
     monkeypatch.setattr(
         comfy.sample,
