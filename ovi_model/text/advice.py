@@ -6,12 +6,14 @@ import re
 
 from .prompt import CLOSING_MISTAKES, SPEECH, TAGS, place_of
 
+REACH = 60  # letters before quoted words in which a word like "says" is looked for
+
 _LIKE_A_TAG = re.compile(r"<\s*/?\s*(?:S|E|AUDCAP|ENDAUDCAP)\s*>", re.IGNORECASE)
 _LIKE_A_NAME = re.compile(r"(?<!\w)audio\s*[:\uff1a]", re.IGNORECASE)
 _SOUND = re.compile(r"Audio:|<AUDCAP>")
 _QUOTED = re.compile(
     r'"[^"]+"|\u201c[^\u201d]+\u201d|\u201e[^\u201c\u201d]+[\u201c\u201d]|\u00ab[^\u00bb]+\u00bb'
-    r"|\u300c[^\u300d]+\u300d|\u300e[^\u300f]+\u300f|(?<!\w)['\u2018](?=\w).+?['\u2019](?!\w)"
+    r"|\u300c[^\u300d]+\u300d|\u300e[^\u300f]+\u300f|(?<!\w)['\u2018](?=\w).{1,300}?['\u2019](?!\w)"
 )
 _SPOKEN = re.compile(
     r"\b(?:says?|said|saying|asks?|asked|asking|answers?|answered|repl(?:y|ies|ied)|tells?|told|"
@@ -59,8 +61,10 @@ def _about_sound(prompt: str) -> list[str]:
 def _about_speech(prompt: str) -> list[str]:
     """Quoted words: any where nothing is tagged as speech, else those after a word like 'says'."""
     picture = _without_speech(prompt)[: find_sound(prompt)]
+    has_speech = SPEECH.search(prompt)
     for match in _QUOTED.finditer(picture):
-        if not SPEECH.search(prompt) or _SPOKEN.search(picture[: match.start()]):
+        before = picture[max(0, match.start() - REACH) : match.start()]
+        if not has_speech or _SPOKEN.search(before):
             place = place_of(prompt, match.start())
             return [f"If {match[0]} {place} is spoken, write <S>{match[0][1:-1]}<E>."]
     return []
