@@ -38,9 +38,8 @@ class OviLatent(comfy.latent_formats.Wan22):
         super().__init__()
         self.latent_rgb_factors_reshape = _middle_frame
         if not core_facts.NESTED_LATENTS:
-            self.taesd_decoder_name = (
-                None  # the previewer of those cores cannot take a nested latent
-            )
+            # The previewer of those cores cannot take a nested latent.
+            self.taesd_decoder_name = None
 
 
 class OviBase(comfy.model_base.BaseModel):
@@ -110,11 +109,9 @@ class OviBase(comfy.model_base.BaseModel):
         noise put back.
         """
         held = super().scale_latent_inpaint(sigma=sigma, noise=noise, latent_image=latent_image)
-        clean = (
-            self.clean_frames
-            if denoise_mask is None
-            else clean_frames(denoise_mask, self.latent_shapes)
-        )
+        clean = self.clean_frames
+        if denoise_mask is not None:
+            clean = clean_frames(denoise_mask, self.latent_shapes)
         if clean is None:
             return held
         clean = clean.to(held.device) > 0
@@ -128,10 +125,8 @@ class OviBase(comfy.model_base.BaseModel):
         model, core = self.diffusion_model, comfy.model_management
         attention = core.xformers_enabled() or core.pytorch_attention_flash_attention()
         fused = memory.Fused(attention, fused_ops.FUSED_RMS_NORM and core.is_nvidia())
-        dtype, copies = (
-            self.manual_cast_dtype or self.get_dtype(),
-            self.manual_cast_dtype is not None,
-        )
+        dtype = self.manual_cast_dtype or self.get_dtype()
+        copies = self.manual_cast_dtype is not None
         needed = memory.memory_required(
             model.config, model.audio_model.config, input_shape, dtype, copies, fused
         )
