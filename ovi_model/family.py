@@ -139,14 +139,10 @@ class OviBase(comfy.model_base.BaseModel):
         if len(latent_shapes) < 2:
             return [primary_indices]
         total = latent_shapes[1][dim]
-        edges = [
-            min(total - 1, round(i * AUDIO_STEPS_PER_INTERVAL))
-            for i in range(latent_shapes[0][dim])
-        ] + [total]
-        return [
-            primary_indices,
-            [step for i in primary_indices for step in range(edges[i], edges[i + 1])],
-        ]
+        frames = range(latent_shapes[0][dim])
+        edges = [*(min(total - 1, round(i * AUDIO_STEPS_PER_INTERVAL)) for i in frames), total]
+        steps = [step for i in primary_indices for step in range(edges[i], edges[i + 1])]
+        return [primary_indices, steps]
 
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, _x_in, device, *_args, **_unused
@@ -219,26 +215,23 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
         log.info(self._summary(state_dict))
         return OviBase(self, device=device)
 
-    def _summary(self, weights: StateDict) -> str:
+    def _summary(self, state_dict: StateDict) -> str:
         """Say in one line what is loaded."""
         towers = ((name, self.unet_config[name]) for name in ("video", "audio"))
         sizes = ", ".join(
             f"{name} tower {tower.num_layers} blocks {tower.dim} wide" for name, tower in towers
         )
-        gigabytes = sum(weight.nbytes for weight in weights.values()) / 1e9
-        return f"{sizes}; weights {comfy.utils.weight_dtype(weights)}, {gigabytes:.2f} GB".replace(
-            "torch.", ""
-        )
+        dtype = str(comfy.utils.weight_dtype(state_dict)).removeprefix("torch.")
+        gigabytes = sum(tensor.nbytes for tensor in state_dict.values()) / 1e9
+        return f"{sizes}; weights {dtype}, {gigabytes:.2f} GB"
 
     def process_unet_state_dict(self, state_dict: StateDict) -> StateDict:
-        weights = quantization.store(checkpoint.convert_keys(state_dict), self._formats)
-        quantization.check(self._formats, weights, comfy.quant_ops.QUANT_ALGOS)
+        own = quantization.store(checkpoint.convert_keys(state_dict), self._formats)
+        quantization.check(self._formats, own, comfy.quant_ops.QUANT_ALGOS)
         if not core_facts.LAYER_FORMATS:
-            weights = {
-                key: x for key, x in weights.items() if not key.endswith(quantization.LAYER_FORMAT)
-            }
-        checkpoint.check_weights(weights, self.unet_config["video"], self.unet_config["audio"])
-        return weights
+            own = {key: x for key, x in own.items() if not key.endswith(quantization.LAYER_FORMAT)}
+        checkpoint.check_weights(own, self.unet_config["video"], self.unet_config["audio"])
+        return own
 
 
 def read_unet_config(state_dict: StateDict, prefix: str, metadata: dict | None) -> dict | None:
@@ -264,7 +257,7 @@ def read_unet_config(state_dict: StateDict, prefix: str, metadata: dict | None) 
             "This file was quantised by optimum-quanto. Use the node 'Ovi Model Loader', which "
             "reads such files."
         )
-    formats = quantization.read(own, metadata)
+    formats = quantization.read(own, metadata, prefix)
     video_config, audio_config = checkpoint.read_config(checkpoint.convert_keys(own))
     return {
         "image_model": IMAGE_MODEL,

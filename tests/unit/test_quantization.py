@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfyui_ovi.ovi_model import core_facts, family
 from comfyui_ovi.ovi_model.load import quantization
-from layout_writers import marked_fp8, quanto_int8, scaled_fp8
+from layout_writers import listed_fp8, marked_fp8, quanto_int8, scaled_fp8
 from safetensors.torch import load_file
 from small_weights import OviSizes, ovi_weights
 
@@ -112,6 +112,20 @@ def test_a_list_names_layers_with_or_without_the_prefix(spelled):
     assert quantization.read(weights, metadata, "model.model.") == {
         "a": {"format": "float8_e4m3fn"}
     }
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "model.model."])
+def test_detection_reads_the_list_below_a_prefix(released, tmp_path, prefix):
+    (file,), _ = listed_fp8(released, tmp_path / "listed", files=1)
+    weights = {prefix + key: tensor for key, tensor in load_file(file).items()}
+    layers = {
+        key.removesuffix(".weight"): {"format": "float8_e4m3fn"}
+        for key, tensor in weights.items()
+        if tensor.dtype == torch.float8_e4m3fn
+    }
+    metadata = {"_quantization_metadata": json.dumps({"layers": layers})}
+    config = comfy.model_detection.detect_unet_config(weights, prefix, metadata=metadata)
+    assert len(config["layer_formats"]) == len(layers) == 24
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
