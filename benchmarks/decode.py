@@ -103,7 +103,7 @@ def print_sound_memory() -> None:
     model = on_meta(lambda: SizedAutoencoder(384, 1536))
     model.vae.decoder.mid.attn_1.optimized_attention = pytorch_attention
     print(
-        f"\nContext of a piece: {audio.receptive_field(model.vocoder)} mel frames on each side.\n"
+        f"\nContext of a chunk: {audio.receptive_field(model.vocoder)} mel frames on each side.\n"
     )
     print("| sound, float32 | VAE, MiB | vocoder in one piece | vocoder in pieces |")
     print("|---|---|---|---|")

@@ -72,6 +72,8 @@ def answer(check: Callable, **inputs) -> bool | str:
 
 def module_of(function: Callable) -> str:
     """Return the module a function was written in, whatever it says of itself."""
+    while isinstance(function, functools.partial):
+        function = function.func
     own = getattr(function, "__globals__", None)
     return own["__name__"] if own else type(function).__module__
 
@@ -84,7 +86,10 @@ def find_replacement(home, name: str) -> str | None:
     return None if module == home.__name__ else module
 
 
-def folder_of(module: str) -> Path:
-    """Return the folder of the copy of this extension that a module is part of."""
-    file = Path(sys.modules[module].__file__)
-    return next(folder for folder in file.parents if (folder / "ovi_model").is_dir())
+def folder_of(module: str) -> str:
+    """Return the folder of the copy of this extension that a module is part of; of another
+    extension, the module.
+    """
+    file = getattr(sys.modules.get(module), "__file__", None)
+    folders = Path(file).parents if file else ()
+    return str(next((folder for folder in folders if (folder / "ovi_model").is_dir()), module))

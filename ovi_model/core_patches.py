@@ -1,5 +1,5 @@
-"""Every place where ComfyUI is changed, in one list. This file only installs; what core lacks is
-done in the rooms.
+"""Every place where ComfyUI is changed, in one list, but for load/core_vae.py, which changes a
+class for the length of one call. This file only installs; what core lacks is done in the rooms.
 
 All changes act on Ovi alone, but for one that changes nothing for others: a nested tensor knows
 `cpu()`. Those for older cores pass through what is already as it should be, so that on a core that
@@ -89,9 +89,9 @@ def _warn_of_other_nodes() -> None:
 def _say_which_copies(of_models: str, of_nodes: str) -> str:
     models, nodes = core_facts.folder_of(of_models), core_facts.folder_of(of_nodes)
     return (
-        "Two copies of this extension are installed: models are loaded and sampled by the one in "
-        f"{models}, and nodes may be those of the one in {nodes}. Remove one of the two folders, "
-        "then restart ComfyUI."
+        "Two extensions for Ovi, or two copies of this one, are installed: models are loaded and "
+        f"sampled by the one in {models}, and nodes may be those of the one in {nodes}. Remove one "
+        "of the two folders, then restart ComfyUI."
     )
 
 
@@ -154,14 +154,14 @@ def _name_ovi_layers(original):
 
 def _take_stream(original):
     @functools.wraps(original)
-    def decode(self, *args, **kwargs):
-        return original(self, *(stream_for(self, given) for given in args), **kwargs)
+    def decode(self, samples, *args, **kwargs):
+        return original(self, stream_for(self, samples), *args, **kwargs)
 
     return decode
 
 
-def _move_to_cpu(original):
-    return original or (lambda self: self.to("cpu"))
+def _move_to_cpu(_none):
+    return lambda self: self.to("cpu")
 
 
 _GUIDER = comfy.samplers.CFGGuider

@@ -178,7 +178,7 @@ class OviBase(comfy.model_base.BaseModel):
             return process(latent)
         if latent.shape[1] != 1:
             return latent
-        video, *rest = comfy.utils.unpack_latents(latent, self.latent_shapes)
+        video, *rest = core_facts.unpack_latents(latent, self.latent_shapes)
         return comfy.utils.pack_latents([process(video), *rest])[0]
 
 
@@ -190,13 +190,13 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
     latent_format = OviLatent
 
     def __init__(self, unet_config):
-        super().__init__(unet_config)
-        self.memory_usage_factor = 1.0  # by which nodes of others correct an estimate
         formats = unet_config.get("layer_formats", {})
         self._formats = {checkpoint.convert_key(layer): how for layer, how in formats.items()}
+        super().__init__(unet_config)
+        self.memory_usage_factor = 1.0  # by which nodes of others correct an estimate
 
-    # What core has found of quantised layers it found by names of its own; how ours are stored, the
-    # detection has read. Asked for by cores from 0.8 on, and the other two before.
+    # What core finds of quantised layers it finds by names of its own; how ours are stored, the
+    # detection has read. Cores from 0.8 on ask for the first, older ones for the other two.
     quant_config = property(
         lambda self: {"mixed_ops": True} if self._formats else None, lambda _self, _found: None
     )

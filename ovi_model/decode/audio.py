@@ -52,9 +52,9 @@ def vocode(vocoder: BigVGANVocoder, mel: Tensor, device: torch.device) -> Tensor
     for start, stop in chunks:
         comfy.model_management.throw_exception_if_processing_interrupted()
         first = max(0, start - context)
-        given = mel[..., first : stop + context]
-        sound = vocoder(given)
-        samples = sound.shape[-1] // given.shape[-1]
+        window = mel[..., first : stop + context]
+        sound = vocoder(window)
+        samples = sound.shape[-1] // window.shape[-1]
         own = sound[..., (start - first) * samples : (stop - first) * samples]
         sounds.append(own.float().to(device))
         bar.update(1)

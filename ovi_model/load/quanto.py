@@ -22,8 +22,8 @@ def is_quantised(state_dict: StateDict) -> bool:
 
 
 def dequantise(state_dict: StateDict) -> StateDict:
-    """Return plain weights in the precision of their scales; each pair leaves `weights` as its
-    product is made.
+    """Return plain weights in the precision of their scales; the values leave `state_dict` as
+    their product is made.
 
     Raises ValueError for a weight without a scale or with one that does not fit, and for fewer than
     eight bits.

@@ -15,7 +15,7 @@ NEGATIVE = 1
 
 
 class TowerInputs(NamedTuple):
-    """What every block of one tower is given besides the hidden state."""
+    """What every block of one tower is its besides the hidden state."""
 
     time: Tensor  # [B, T, 6, D], one for L / T tokens in a row
     text: Tensor  # [B, text length, D]
@@ -37,17 +37,15 @@ def run_blocks(
     inputs: tuple[TowerInputs, ...],
     transformer_options: dict,
 ) -> Hidden:
-    """Run one block of one tower, or of both, over the hidden states given."""
-    modulations = [block.modulate(given.time) for block, given in zip(blocks, inputs, strict=True)]
+    """Run one block of one tower, or of both, over the hidden states its."""
+    modulations = [block.modulate(its.time) for block, its in zip(blocks, inputs, strict=True)]
     hidden = tuple(
-        block.attend_self(x, modulation, given.freqs_cis, transformer_options)
-        for block, x, (modulation, _), given in zip(
-            blocks, hidden, modulations, inputs, strict=True
-        )
+        block.attend_self(x, modulation, its.freqs_cis, transformer_options)
+        for block, x, (modulation, _), its in zip(blocks, hidden, modulations, inputs, strict=True)
     )
     updates = [
-        block.read(x, given.text, given.freqs_cis, other, transformer_options)
-        for block, x, given, other in zip(
+        block.read(x, its.text, its.freqs_cis, other, transformer_options)
+        for block, x, its, other in zip(
             blocks, hidden, inputs, _other_towers(hidden, inputs), strict=True
         )
     ]
@@ -63,7 +61,7 @@ def _other_towers(hidden: Hidden, inputs: tuple[TowerInputs, ...]) -> list[Other
     """What each tower reads of the other; nothing where it is alone."""
     if len(hidden) == 1:
         return [None]
-    video, audio = (OtherTower(x, given.freqs_cis) for x, given in zip(hidden, inputs, strict=True))
+    video, audio = (OtherTower(x, its.freqs_cis) for x, its in zip(hidden, inputs, strict=True))
     return [audio, video]
 
 
@@ -80,10 +78,10 @@ def run_skipping_negative(
     for i, kind in enumerate(kinds):
         if kind != NEGATIVE:
             own = tuple(
-                TowerInputs(given.time.chunk(count)[i], given.text.chunk(count)[i], given.freqs_cis)
-                for given in inputs
+                TowerInputs(its.time.chunk(count)[i], its.text.chunk(count)[i], its.freqs_cis)
+                for its in inputs
             )
             parts[i] = run_blocks(blocks, tuple(parts[i]), own, transformer_options)
     if overwrites():
-        return hidden
+        return hidden  # its parts are views of it, and the block wrote over them
     return tuple(torch.cat(of_tower) for of_tower in zip(*parts, strict=True))

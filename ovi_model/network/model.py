@@ -172,7 +172,7 @@ class OviModel(Tower):
         timestep,
         context: Tensor,
         audio_context: Tensor | None = None,
-        transformer_options={},
+        transformer_options: dict | None = None,
         **kwargs,
     ):
         """Return the velocity of every latent given, in the form it was given.
@@ -183,6 +183,7 @@ class OviModel(Tower):
         audio_context: prompt for the audio tower, else the same.
         """
         alone = torch.is_tensor(x)
+        transformer_options = {} if transformer_options is None else transformer_options
         # Wrappers such as EasyCache read and keep one tensor, so the latents cross this boundary
         # packed, as a copy.
         packed, shapes = comfy.utils.pack_latents([x] if alone else x)
@@ -292,8 +293,8 @@ def diffusion_model(model) -> OviModel:
     builder = type(network)
     if builder.__name__ == OviModel.__name__ and builder is not OviModel:
         log.warning(
-            "The node is of the copy of this extension in %s, but the one in %s built the model. "
-            "Remove one of the two folders, then restart ComfyUI.",
+            "The node is of the extension in %s, but the one in %s built the model. Remove one of "
+            "the two folders, then restart ComfyUI.",
             folder_of(__name__),
             folder_of(builder.__module__),
         )

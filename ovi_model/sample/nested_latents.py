@@ -105,7 +105,7 @@ def tell_shapes(original, is_ours: Callable):
     @functools.wraps(original)
     def inner_sample(self, *args, latent_shapes=None, **kwargs):
         if is_ours(self.inner_model):
-            self.inner_model.latent_shapes = latent_shapes
+            self.inner_model.latent_shapes = latent_shapes or []
         return original(self, *args, latent_shapes=latent_shapes, **kwargs)
 
     return inner_sample

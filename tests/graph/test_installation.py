@@ -106,3 +106,16 @@ def test_a_core_that_knows_ovi_is_left_alone(install, monkeypatch, caplog):
     (line,) = said(caplog)
     assert "This ComfyUI knows Ovi itself (comfy.supported_models.Ovi)" in line
     assert "update the extension, or remove it" in line
+
+
+def test_another_extension_for_ovi_is_named(install, monkeypatch, caplog):
+    """Its module is in no copy of this one."""
+
+    class Ovi(comfy.supported_models.WAN22_T2V):
+        unet_config = {"image_model": "ovi"}  # noqa: RUF012
+
+    Ovi.__module__ = "custom_nodes.ovi_by_others"
+    monkeypatch.setattr(comfy.supported_models, "models", [Ovi])
+    install("newcomer")
+    (line,) = said(caplog)
+    assert "sampled by the one in custom_nodes.ovi_by_others, and nodes may be" in line

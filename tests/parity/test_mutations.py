@@ -107,9 +107,9 @@ def swap_texts(original):
 
 
 def read_itself(original):
-    """A block's read in which the other tower is the same one: its state and its rotations."""
-    return lambda block, x, text, table, _other, options: original(
-        block, x, text, table, (x, table), options
+    """A block's read in which the other tower is the same one: its state and its freqs_cis."""
+    return lambda block, x, text, freqs_cis, _other, options: original(
+        block, x, text, freqs_cis, (x, freqs_cis), options
     )
 
 
@@ -274,7 +274,7 @@ FUNCTIONS = {
     "cross-attention is subtracted": (lock_step, "add", given(1, torch.neg)),
     "cross-attention is left out": (lock_step, "add", given(1, zero)),
     "FFN with the exact GELU": (blocks, "gelu", replaced(functional.gelu)),
-    "rotations backwards": (blocks, "apply_rope", given(1, lambda table: table.mT)),
+    "rotations backwards": (blocks, "apply_rope", given(1, lambda freqs_cis: freqs_cis.mT)),
     "products without what is added": (fused_ops, "_multiply_add", given(2, zero)),
     "text filled up after its embedding": (
         model.Tower,

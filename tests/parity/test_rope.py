@@ -16,9 +16,9 @@ CASES = {
 
 @pytest.mark.parametrize("stream", CASES)
 def test_rotations_equal_the_reference(stream):
-    shape, rotations = CASES[stream]
+    shape, freqs_cis = CASES[stream]
     x = seeded(f"input.rope.{stream}", shape)
-    turned = fused_ops.apply_rope(x.flatten(2).clone(), rotations, 1).view(shape)
+    turned = fused_ops.apply_rope(x.flatten(2).clone(), freqs_cis, 1).view(shape)
     assert relative_error(turned, load("rope_d128")[0][f"{stream}_out"]) <= 1e-6
 
 

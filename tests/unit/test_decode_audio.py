@@ -1,5 +1,5 @@
-"""Sound in pieces is the sound in one piece: a sample sees all it depends on, and not a mel frame
-less would do.
+"""Sound made in chunks is the sound made at once: a sample sees all it depends on, and not a mel
+frame less would do.
 """
 
 import comfy.model_management
@@ -22,10 +22,10 @@ def small():
     return model.requires_grad_(False)
 
 
-def pieces(monkeypatch, small, mel, longest, reach=None):
+def in_chunks(monkeypatch, small, mel, longest, field=None):
     monkeypatch.setattr(audio, "MAX_CHUNK", longest)
-    if reach is not None:
-        monkeypatch.setattr(audio, "receptive_field", lambda _: reach)
+    if field is not None:
+        monkeypatch.setattr(audio, "receptive_field", lambda _: field)
     return audio.vocode(small, mel, CPU)
 
 
@@ -35,7 +35,7 @@ def pieces(monkeypatch, small, mel, longest, reach=None):
 def test_pieces_equal_the_whole(monkeypatch, small, length, longest):
     mel = torch.randn(1, 80, length, generator=torch.manual_seed(length))
     whole = small(mel)
-    actual = pieces(monkeypatch, small, mel, longest)
+    actual = in_chunks(monkeypatch, small, mel, longest)
     assert actual.shape == whole.shape == (1, 1, 256 * length)
     assert whole.abs().max() > 0.03
     torch.testing.assert_close(actual, whole, rtol=0, atol=1e-6)
@@ -85,24 +85,24 @@ def test_the_reach_follows_the_config(config):
 def test_one_mel_frame_less_of_context_would_be_too_little(monkeypatch, small, frame, less, same):
     mel = torch.zeros(1, 80, 160)
     mel[..., frame] = torch.nan  # heard in the first frame beyond the cut, and no further
-    actual = pieces(monkeypatch, small, mel, 80, reach=38 - less)
+    actual = in_chunks(monkeypatch, small, mel, 80, field=38 - less)
     assert (heard(actual) == heard(small(mel))) is same
 
 
 def test_no_context_is_heard(monkeypatch, small):
     mel = torch.randn(1, 80, 120)
-    assert (pieces(monkeypatch, small, mel, 60, reach=0) - small(mel)).abs().max() > 1e-3
+    assert (in_chunks(monkeypatch, small, mel, 60, field=0) - small(mel)).abs().max() > 1e-3
 
 
 def counted(monkeypatch, model, length, longest):
     mel = torch.zeros(1, 80, length, device="meta")
     with count_bytes.CountBytes() as count:
-        pieces(monkeypatch, model, mel, longest)
+        in_chunks(monkeypatch, model, mel, longest)
     return count.peak
 
 
 def test_memory_is_bounded(monkeypatch):
-    """Beyond one piece only the finished samples, four bytes each, take more."""
+    """Beyond one chunk only the finished samples, four bytes each, take more."""
     with torch.device("meta"):
         model = SizedAutoencoder(16, 256).vocoder.requires_grad_(False)
     monkeypatch.setattr(
@@ -118,7 +118,7 @@ def test_progress_and_interrupt_between_pieces(monkeypatch, small):
     monkeypatch.setattr(
         comfy.utils, "PROGRESS_BAR_HOOK", lambda done, total, *_, **__: steps.append((done, total))
     )
-    pieces(monkeypatch, small, torch.zeros(1, 80, 50), 20)
+    in_chunks(monkeypatch, small, torch.zeros(1, 80, 50), 20)
     # Newer versions of ComfyUI leave out what follows too soon.
     assert {(1, 3), (3, 3)} <= set(steps) <= {(1, 3), (2, 3), (3, 3)}
 
@@ -127,4 +127,4 @@ def test_progress_and_interrupt_between_pieces(monkeypatch, small):
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", stop)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        pieces(monkeypatch, small, torch.zeros(1, 80, 50), 20)
+        in_chunks(monkeypatch, small, torch.zeros(1, 80, 50), 20)

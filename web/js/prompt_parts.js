@@ -1,5 +1,5 @@
 // Which parts of a prompt are spoken and which are heard, what is wrong with its tags, and how long the speech takes.
-// The tags are those of ovi_model/prompt.py, which has the last word when the workflow runs.
+// The tags are those of ovi_model/text/prompt.py, which has the last word when the workflow runs.
 
 const CLOSED_BY = { "<S>": "<E>", "<AUDCAP>": "<ENDAUDCAP>" }
 const OPENED_BY = { "<E>": "<S>", "<ENDAUDCAP>": "<AUDCAP>" }
