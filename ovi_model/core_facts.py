@@ -75,7 +75,11 @@ def module_of(function: Callable) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     own = getattr(function, "__globals__", None)
-    return own["__name__"] if own else type(function).__module__
+    names = (
+        own.get("__name__") if isinstance(own, dict) else None,
+        getattr(function, "__module__", None),
+    )
+    return next((name for name in names if isinstance(name, str)), type(function).__module__)
 
 
 def find_replacement(home, name: str) -> str | None:

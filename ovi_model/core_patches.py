@@ -119,20 +119,29 @@ def _read_ovi(original):
     def load_diffusion_model_state_dict(sd, *args, **kwargs):
         is_nested = any(isinstance(value, dict) for value in sd.values())
         tensors = find_tensors(sd) if is_nested else sd
-        if not any(key.endswith(checkpoint.FUSION_KEY) for key in tensors):
+        names = [key for key in tensors if key.endswith(checkpoint.FUSION_KEY)]
+        if not names:
             return original(sd, *args, **kwargs)
         patcher = original(tensors, *args, **kwargs)
         if patcher is None or not _is_ours(patcher.model):
-            raise ValueError(_say_what_detects(patcher))
+            raise ValueError(_say_why_not(patcher, min(names, key=len)))
         _warn_of_other_nodes()
         return patcher
 
     return load_diffusion_model_state_dict
 
 
-def _say_what_detects(patcher) -> str:
-    taken_for = "nothing it knows" if patcher is None else f"a {type(patcher.model).__name__}"
+def _say_why_not(patcher, name: str) -> str:
+    """Say what keeps ComfyUI from taking Ovi's weights for Ovi: a prefix, or another extension."""
     module = core_facts.module_of(comfy.model_detection.detect_unet_config)
+    if module == __name__:
+        prefix = name.removesuffix(checkpoint.FUSION_KEY)
+        prefix = prefix.removesuffix(checkpoint.VIDEO).removesuffix(checkpoint.AUDIO)
+        return (
+            f"This is an Ovi model, but its names begin with '{prefix}', which ComfyUI does not "
+            "know. Load it with 'Ovi Model Loader', or save its weights without that prefix."
+        )
+    taken_for = "nothing it knows" if patcher is None else f"a {type(patcher.model).__name__}"
     return (
         f"This is an Ovi model, but ComfyUI took it for {taken_for}: '{module}' replaced "
         "comfy.model_detection.detect_unet_config and does not ask what was there before it. "

@@ -52,9 +52,7 @@ class OviBase(comfy.model_base.BaseModel):
             model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=OviModel
         )
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
-        # [B, 1, F, 1, 1], set by extra_conds for cores before 0.33, which hold back the mask from
-        # scale_latent_inpaint.
-        self.clean_frames: Tensor | None = None
+        self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
 
     def process_latent_in(self, latent):
         return self._on_video(self.latent_format.process_in, latent)
@@ -98,20 +96,16 @@ class OviBase(comfy.model_base.BaseModel):
         return [by_frame, timestep] if x.ndim == 3 else by_frame
 
     def scale_latent_inpaint(
-        self,
-        sigma: Tensor,
-        noise: Tensor,
-        latent_image: Tensor,
-        denoise_mask: Tensor | None = None,
-        **_unused,
+        self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **_mask
     ) -> Tensor:
         """Return what is held, for this noise level: clean frames as they are, all else with its
         noise put back.
+
+        Newer cores hand over the mask of the step, which nodes such as Differential Diffusion
+        change; the times that the model is told are of the whole run, so its mask decides here too.
         """
         held = super().scale_latent_inpaint(sigma=sigma, noise=noise, latent_image=latent_image)
         clean = self.clean_frames
-        if denoise_mask is not None:
-            clean = clean_frames(denoise_mask, self.latent_shapes)
         if clean is None:
             return held
         clean = clean.to(held.device) > 0

@@ -3,15 +3,18 @@ extension that stands in the way is named.
 """
 
 import ast
+import functools
 from pathlib import Path
 from types import ModuleType
 
 import comfy.model_detection
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfyui_ovi.ovi_model import core_facts, core_patches, family
+from safetensors.torch import load_file
 from small_graph import MODEL, Graph, output, sampled
 
 pytestmark = pytest.mark.graph
@@ -156,6 +159,28 @@ def test_a_replaced_detection_is_named(runtime, model_folder, monkeypatch, loade
         result.error
     )
     assert "Update or remove that extension" in result.error
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.diffusion_model._orig_mod."])
+def test_a_prefix_that_core_does_not_know_is_named(model_folder, prefix):
+    weights = load_file(model_folder / MODEL)
+    with pytest.raises(ValueError, match=f"its names begin with '{prefix}', which"):
+        comfy.sd.load_diffusion_model_state_dict({prefix + k: x for k, x in weights.items()})
+
+
+def test_whoever_wrote_a_function_is_told():
+    nameless = {}
+    exec("def made(): pass", nameless)  # noqa: S102
+    nameless["made"].__globals__.pop("__name__", None)
+
+    class Odd:
+        def __getattr__(self, name):
+            return self
+
+    assert core_facts.module_of(functools.partial(load_file)) == "safetensors.torch"
+    assert core_facts.module_of(functools.lru_cache(load_file)) == "safetensors.torch"
+    assert isinstance(core_facts.module_of(nameless["made"]), str)
+    assert core_facts.module_of(Odd()) == Odd.__module__
 
 
 def test_a_replaced_detection_that_asks_the_old_one_is_fine(run, graph, monkeypatch):

@@ -116,6 +116,21 @@ def test_anything_else_held_is_noised_under_the_common_time(base, held):
     assert torch.allclose(scaled, 0.25 * noise + 0.75 * pack(*pair()))
 
 
+def test_a_mask_that_changes_with_the_step_makes_no_frame_clean(base):
+    """Differential Diffusion holds a half-held first frame whole at first: noised, as its time."""
+    shapes = base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
+    noise, half, whole = pack(*pair(1)), torch.ones(2, 1, 3, 4, 6), torch.ones(2, 1, 3, 4, 6)
+    half[:, :, 0], whole[:, :, 0] = 0.5, 0
+    out = base.extra_conds(denoise_mask=mask(half), latent_shapes=shapes, device="cpu", noise=noise)
+    sigma = torch.full((2,), 0.25)
+    times = base.process_timestep(1000 * sigma, x=noise, clean_frames=out["clean_frames"].cond)
+    held = base.scale_latent_inpaint(
+        sigma=sigma, noise=noise, latent_image=pack(*pair()), denoise_mask=mask(whole)
+    )
+    assert (times[0] == 250).all()
+    assert torch.allclose(held, 0.25 * noise + 0.75 * pack(*pair()))
+
+
 def test_without_a_mask_no_frame_is_clean(base):
     shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
     base.extra_conds(
