@@ -82,7 +82,15 @@ class OviSaveVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, fps, filename_prefix, format, quality, audio=None) -> io.NodeOutput:  # noqa: A002
+    def execute(
+        cls,
+        images,
+        fps,
+        filename_prefix,
+        format,  # noqa: A002
+        quality,
+        audio=None,
+    ) -> io.NodeOutput:
         check_prefix(filename_prefix)
         clips = split_clips(images, fps, audio)
         container = choose("format", format, CONTAINERS)

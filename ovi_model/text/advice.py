@@ -6,7 +6,7 @@ import re
 
 from .prompt import CLOSING_MISTAKES, SPEECH, TAGS, place_of
 
-REACH = 60  # letters before quoted words in which a word like "says" is looked for
+LETTERS_BEFORE = 60  # quoted words, in which a word like "says" is looked for
 
 _LIKE_A_TAG = re.compile(r"<\s*/?\s*(?:S|E|AUDCAP|ENDAUDCAP)\s*>", re.IGNORECASE)
 _LIKE_A_NAME = re.compile(r"(?<!\w)audio\s*[:\uff1a]", re.IGNORECASE)
@@ -63,7 +63,7 @@ def _about_speech(prompt: str) -> list[str]:
     picture = _without_speech(prompt)[: find_sound(prompt)]
     has_speech = SPEECH.search(prompt)
     for match in _QUOTED.finditer(picture):
-        before = picture[max(0, match.start() - REACH) : match.start()]
+        before = picture[max(0, match.start() - LETTERS_BEFORE) : match.start()]
         if not has_speech or _SPOKEN.search(before):
             place = place_of(prompt, match.start())
             return [f"If {match[0]} {place} is spoken, write <S>{match[0][1:-1]}<E>."]

@@ -84,7 +84,7 @@ def test_each_change_says_where_why_and_until_when():
 
 
 def samplings(graph):
-    """A text, a first frame, a recording held, noise left out, a mask of the picture alone."""
+    """Nothing, the picture, the sound held; and two in a row, of which the second adds no noise."""
     model, text, latent = graph.model(), graph.text(), graph.latent()
     mask = graph.add("SolidMask", value=0.0, width=64, height=64)
     held = graph.add("SetLatentNoiseMask", samples=latent, mask=mask)
