@@ -17,6 +17,12 @@ import comfy.sample
 import comfy.utils
 import torch
 
+try:
+    # 0.21.0: blocks whose weights are streamed are fetched ahead, one by one.
+    import comfy.model_prefetch as model_prefetch
+except ImportError:
+    model_prefetch = None
+
 T = TypeVar("T")
 
 # 0.8.0: how a layer is quantised stands beside it in the weights; before, only in the file's

@@ -70,18 +70,32 @@ class OviBase(comfy.model_base.BaseModel):
             check_noise(noise, shapes)
             check_streams(shapes)
         out = super().extra_conds(**kwargs)
-        text = kwargs.get("cross_attn")
-        if text is not None:
-            out["c_crossattn"] = comfy.conds.CONDRegular(self._pad_text(text))
-            out["audio_context"] = comfy.conds.CONDRegular(
-                self._pad_text(kwargs.get("audio_context", text))
-            )
+        if kwargs.get("cross_attn") is not None:
+            out |= self._text_conds(**kwargs)
         if shapes is not None and len(shapes) > 1:
             out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
+            if noise is not None:
+                out["freqs_cis"] = CONDTables(
+                    self.diffusion_model.prepare_rotations(shapes, noise.device)
+                )
         self.clean_frames = clean_frames(kwargs.get("denoise_mask"), shapes)
         if self.clean_frames is not None:
             out["clean_frames"] = comfy.conds.CONDRegular(self.clean_frames)
         return out
+
+    def _text_conds(self, cross_attn, audio_context=None, device=None, hooks=None, **_unused):
+        """Text of both towers, embedded once for the run unless its weights may change in it."""
+        audio_context = cross_attn if audio_context is None else audio_context
+        texts = [self._pad_text(text) for text in (cross_attn, audio_context)]
+        is_embedded = device is not None and hooks is None and not torch.is_grad_enabled()
+        if is_embedded:
+            dtype = self.manual_cast_dtype or self.get_dtype()
+            texts = self.diffusion_model.preprocess_text_embeds(
+                *(text.to(device, dtype) for text in texts)
+            )
+        names = ("c_crossattn", "audio_context")
+        out = {name: comfy.conds.CONDRegular(text) for name, text in zip(names, texts, strict=True)}
+        return {**out, "is_embedded": comfy.conds.CONDConstant(is_embedded)}
 
     def process_timestep(
         self, timestep: Tensor, x: Tensor, clean_frames: Tensor | None = None, **_unused
@@ -174,6 +188,13 @@ class OviBase(comfy.model_base.BaseModel):
             return latent
         video, *rest = core_facts.unpack_latents(latent, self.latent_shapes)
         return comfy.utils.pack_latents([process(video), *rest])[0]
+
+
+class CONDTables(comfy.conds.CONDConstant):
+    """Tensors that all prompts of a run share."""
+
+    def can_concat(self, other) -> bool:
+        return [x.shape for x in self.cond] == [x.shape for x in other.cond]
 
 
 class OviConfig(comfy.supported_models.WAN22_T2V):

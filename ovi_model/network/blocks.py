@@ -1,4 +1,5 @@
-"""One transformer block of a tower: self-attention, a read of prompt and other tower, the FFN.
+"""A transformer block of each tower, run as one: self-attention, a read of prompt and other tower,
+the FFN.
 
 Attribute names are the published checkpoint's keys.
 Source: character-ai/Ovi, ovi/modules/model.py and ovi/modules/fusion.py.
@@ -11,20 +12,13 @@ from typing import NamedTuple
 
 import comfy.model_management
 import torch
-from comfy.ldm.modules.attention import optimized_attention
-from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
 from ..config import TowerConfig
-from .fused_ops import (
-    add_gated,
-    apply_rope,
-    by_timestep,
-    gelu,
-    modulated_norm,
-    overwrites,
-    rms_norm,
-)
+from . import patches
+from .attention import FusionCrossAttention, OtherTower, SelfAttention
+from .fused_ops import add, add_gated, by_timestep, gelu, modulated_norm, overwrites
+from .precision import norm_factory, precisely
 
 # Tokens that go through the FFN at once: enough to keep a card busy, few enough that self-attention
 # takes more memory.
@@ -39,86 +33,18 @@ class Modulation(NamedTuple):
     gate: Tensor  # [B, T, D]
 
 
-class OtherTower(NamedTuple):
-    """The other tower as a block reads it."""
+class TowerInputs(NamedTuple):
+    """What every block of one tower is given besides the hidden state."""
 
-    hidden: Tensor  # [B, M, D], after its self-attention
-    freqs_cis: Tensor  # [1, M, 1, d / 2, 2, 2]
-
-
-class SelfAttention(nn.Module):
-    """Tokens of one tower read each other; query and key are normalised before they are heads."""
-
-    def __init__(self, config: TowerConfig, factory: dict, operations):
-        super().__init__()
-        dim, eps = config.dim, config.eps
-        self.num_heads = config.num_heads
-        self.q, self.k, self.v, self.o = (operations.Linear(dim, dim, **factory) for _ in range(4))
-        self.norm_q, self.norm_k = (
-            operations.RMSNorm(dim, eps=eps, **norm_factory(factory)) for _ in range(2)
-        )
-
-    def project(self, x: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, L, D], freqs_cis [1, L, 1, d / 2, 2, 2] -> query, key, value, each [B, L, D]."""
-        query = apply_rope(rms_norm(self.norm_q, self.q(x)), freqs_cis, self.num_heads)
-        key = apply_rope(rms_norm(self.norm_k, self.k(x)), freqs_cis, self.num_heads)
-        return query, key, self.v(x)
+    tower: str  # "video" or "audio"
+    time: Tensor  # [B, T, 6, D], one for L / T tokens in a row
+    text: Tensor  # [B, text length, D]
+    freqs_cis: Tensor  # [1, L, 1, d / 2, 2, 2]
+    grid: tuple[int, int, int]  # frames, height and width in tokens, L in all
 
 
-class FusionCrossAttention(nn.Module):
-    """One tower reads its prompt and the other tower, with one query and one output layer."""
-
-    def __init__(self, config: TowerConfig, factory: dict, operations):
-        super().__init__()
-        dim, eps, norms = config.dim, config.eps, norm_factory(factory)
-        self.num_heads = config.num_heads
-        self.q, self.k, self.v, self.o = (operations.Linear(dim, dim, **factory) for _ in range(4))
-        self.norm_q, self.norm_k = (operations.RMSNorm(dim, eps=eps, **norms) for _ in range(2))
-        self.k_fusion, self.v_fusion = (operations.Linear(dim, dim, **factory) for _ in range(2))
-        self.pre_attn_norm_fusion = operations.LayerNorm(dim, eps=eps, **norms)
-        self.norm_k_fusion = operations.RMSNorm(dim, eps=eps, **norms)
-
-    def forward(
-        self,
-        x: Tensor,
-        text: Tensor,
-        freqs_cis: Tensor,
-        other: OtherTower | None,
-        transformer_options: dict,
-    ) -> Tensor:
-        """Return [B, L, D].
-
-        x [B, L, D]: this tower, normalised; text [B, T, D]; freqs_cis: of x; other: None if alone.
-        """
-        query = rms_norm(self.norm_q, self.q(x))
-        key = rms_norm(self.norm_k, self.k(text))
-        read = attend(query, key, self.v(text), self.num_heads, transformer_options)
-        del key
-        if other is not None:
-            query = apply_rope(query, freqs_cis, self.num_heads)
-            from_other = attend(
-                query, *self.project_other(*other), self.num_heads, transformer_options
-            )
-            del query
-            read = read + from_other
-            del from_other
-        return self.o(read)
-
-    def project_other(self, hidden: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor]:
-        """The other tower's hidden state [B, M, D] and its freqs_cis -> key and value [B, M, D]."""
-        hidden = self.pre_attn_norm_fusion(hidden)
-        key = rms_norm(self.norm_k_fusion, self.k_fusion(hidden))
-        key = apply_rope(key, freqs_cis, self.num_heads)
-        return key, self.v_fusion(hidden)
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, num_heads: int, transformer_options: dict
-) -> Tensor:
-    """Attention through core, which picks the kernel; query [B, L, D], key and value [B, M, D]."""
-    return optimized_attention(
-        query, key, value, num_heads, transformer_options=transformer_options
-    )
+# Hidden states [B, L, D] of the towers in use, the video tower first.
+Hidden = tuple[Tensor, ...]
 
 
 class Block(nn.Module):
@@ -141,6 +67,44 @@ class Block(nn.Module):
         )
         self.modulation = ModulationParameters(6, config.dim, factory)
 
+    def forward(
+        self,
+        hidden: Hidden,
+        inputs: tuple[TowerInputs, ...],
+        transformer_options: dict,
+        partner: Block | None = None,
+    ) -> Hidden:
+        """Run this block, and in lock step its partner of the other tower, over hidden states its.
+
+        One forward for both, so that what holds a module's forward (checkpoints of training, a
+        compiler, prefetched weights) holds the pair.
+        """
+        blocks = (self,) if partner is None else (self, partner)
+        options = [patches.with_tower(transformer_options, its.tower, its.grid) for its in inputs]
+        modulations = [block.modulate(its.time) for block, its in zip(blocks, inputs, strict=True)]
+        hidden = tuple(
+            block.attend_self(x, modulation, its.freqs_cis, asked)
+            for block, x, (modulation, _), its, asked in zip(
+                blocks, hidden, modulations, inputs, options, strict=True
+            )
+        )
+        others = other_towers(hidden, inputs, transformer_options)
+        updates = [
+            block.read(x, its.text, its.freqs_cis, other, asked)
+            for block, x, its, other, asked in zip(
+                blocks, hidden, inputs, others, options, strict=True
+            )
+        ]
+        hidden = tuple(
+            patches.change_state(add(x, update), asked)
+            for x, update, asked in zip(hidden, updates, options, strict=True)
+        )
+        del updates, others
+        return tuple(
+            block.feed_forward(x, modulation)
+            for block, x, (_, modulation) in zip(blocks, hidden, modulations, strict=True)
+        )
+
     def modulate(self, time: Tensor) -> tuple[Modulation, Modulation]:
         """time [B, T, 6, D] -> modulation of self-attention and of the FFN."""
         six = self.modulation(time).unbind(2)
@@ -151,10 +115,11 @@ class Block(nn.Module):
     ) -> Tensor:
         """Self-attention, gated: x [B, L, D] -> [B, L, D]."""
         shift, scale, gate = modulation
-        projections = self.self_attn.project(modulated_norm(x, shift, scale, self.eps), freqs_cis)
-        read = attend(*projections, self.self_attn.num_heads, transformer_options)
-        del projections
-        return add_gated(x, self.self_attn.o(read), gate)
+        # Called without `__call__`, which would hold on to the modulated state.
+        update = self.self_attn.forward(
+            modulated_norm(x, shift, scale, self.eps), freqs_cis, transformer_options
+        )
+        return add_gated(x, update, gate)
 
     def read(
         self,
@@ -180,6 +145,22 @@ class Block(nn.Module):
         for chunk, its_modulation in chunks(x, modulation, FFN_TOKENS):
             update(chunk, its_modulation)
         return x
+
+
+def other_towers(
+    hidden: Hidden, inputs: tuple[TowerInputs, ...], transformer_options: dict
+) -> list[OtherTower | None]:
+    """What each tower reads of the other: nothing where it is alone, or where a node cut this way.
+
+    Source: core's names of the ways of LTX-2, `a2v_cross_attn` and `v2a_cross_attn`.
+    """
+    if len(hidden) == 1:
+        return [None]
+    video, audio = (OtherTower(x, its.freqs_cis) for x, its in zip(hidden, inputs, strict=True))
+    return [
+        audio if transformer_options.get("a2v_cross_attn", True) else None,
+        video if transformer_options.get("v2a_cross_attn", True) else None,
+    ]
 
 
 def chunks(x: Tensor, modulation: Modulation, size: int) -> Iterator[tuple[Tensor, Modulation]]:
@@ -232,23 +213,3 @@ class Head(nn.Module):
         shift, scale = self.modulation(time.unsqueeze(2)).unbind(2)
         normed = modulated_norm(x, shift, scale, self.eps, time.dtype)
         return precisely(self.head, normed, x.dtype)
-
-
-def norm_factory(factory: dict) -> dict:
-    """Where and in what precision to keep norms and modulations: not in eight bits, which save
-    nothing there.
-    """
-    dtype = factory["dtype"]
-    if dtype is not None and dtype.itemsize == 1:
-        dtype = torch.bfloat16
-    return {**factory, "dtype": dtype}
-
-
-def precisely(layer, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Run one of core's layers in the precision of x, or in dtype if its weights are quantised:
-    cores need that.
-    """
-    weight = layer.weight
-    if isinstance(weight, QuantizedTensor) or weight.dtype.itemsize == 1:
-        return layer(x.to(dtype)).to(x.dtype)
-    return layer(x) if weight.dtype == x.dtype else layer.forward_comfy_cast_weights(x)

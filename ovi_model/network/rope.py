@@ -21,12 +21,18 @@ def axis_dims(head_dim: int) -> tuple[int, int, int]:
     return head_dim - 2 * space, space, space
 
 
-def video_freqs_cis(frames: int, height: int, width: int, head_dim: int, device) -> Tensor:
-    """Return [1, frames * height * width, 1, head_dim / 2, 2, 2]; all three count patches."""
+def video_freqs_cis(
+    frames: int, height: int, width: int, head_dim: int, device, options: dict | None = None
+) -> Tensor:
+    """Return [1, frames * height * width, 1, head_dim / 2, 2, 2]; all three count patches.
+
+    options: core's `rope_options`, a scale and a shift of positions for t, y and x.
+    """
     grid = (frames, height, width)
     by_axis = []
-    for axis, (length, dim) in enumerate(zip(grid, axis_dims(head_dim), strict=True)):
-        freqs_cis = _freqs_cis(torch.arange(length, device=device), dim)
+    for axis, (name, length, dim) in enumerate(zip("tyx", grid, axis_dims(head_dim), strict=True)):
+        positions = torch.arange(length, device=device)
+        freqs_cis = _freqs_cis(_placed(positions, name, options), dim)
         shape = [1, 1, 1, dim // 2, 2, 2]
         shape[axis] = length
         by_axis.append(freqs_cis.view(shape).expand(*grid, -1, -1, -1))
@@ -34,16 +40,27 @@ def video_freqs_cis(frames: int, height: int, width: int, head_dim: int, device)
     return torch.cat(by_axis, dim=3).reshape(1, tokens, 1, head_dim // 2, 2, 2)
 
 
-def audio_freqs_cis(steps: int, head_dim: int, device, start: float = 0.0) -> Tensor:
+def audio_freqs_cis(
+    steps: int, head_dim: int, device, start: float = 0.0, options: dict | None = None
+) -> Tensor:
     """Return [1, steps, 1, head_dim / 2, 2, 2]: only the channels of time turn.
 
-    start: position of the first step, in audio steps.
+    start: position of the first step, in audio steps. options: as for the video, of which time
+    holds here too, so that both towers stay on one clock.
     """
     dim = axis_dims(head_dim)[0]
     positions = (torch.arange(steps, device=device) + start) * AUDIO_ROPE_SCALE
+    positions = _placed(positions, "t", options)
     still = torch.eye(2, device=device).expand(steps, (head_dim - dim) // 2, 2, 2)
     freqs_cis = torch.cat([_freqs_cis(positions, dim), still], dim=1)
     return freqs_cis.view(1, steps, 1, head_dim // 2, 2, 2)
+
+
+def _placed(positions: Tensor, axis: str, options: dict | None) -> Tensor:
+    """Scale and shift positions [L] as core's `rope_options` say for an axis, "t", "y" or "x"."""
+    if not options:
+        return positions
+    return positions * options.get(f"scale_{axis}", 1.0) + options.get(f"shift_{axis}", 0.0)
 
 
 def _freqs_cis(positions: Tensor, dim: int) -> Tensor:
