@@ -26,6 +26,7 @@ from .load.state_dict import StateDict
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
+from .sample import other_nodes
 from .text.encode import without_padding
 
 IMAGE_MODEL = "ovi"
@@ -96,6 +97,23 @@ class OviBase(comfy.model_base.BaseModel):
         names = ("c_crossattn", "audio_context")
         out = {name: comfy.conds.CONDRegular(text) for name, text in zip(names, texts, strict=True)}
         return {**out, "is_embedded": comfy.conds.CONDConstant(is_embedded)}
+
+    def _apply_model(
+        self,
+        x,
+        t,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options={},
+        **kwargs,
+    ):
+        """Run one step, after a look at what nodes made for other models ask of it."""
+        other_nodes.check(self.diffusion_model, self.current_patcher, transformer_options)
+        other_nodes.say_where_guidance_is_split(transformer_options)
+        return super()._apply_model(
+            x, t, c_concat, c_crossattn, control, transformer_options, **kwargs
+        )
 
     def process_timestep(
         self, timestep: Tensor, x: Tensor, clean_frames: Tensor | None = None, **_unused
@@ -279,6 +297,7 @@ def read_unet_config(state_dict: StateDict, prefix: str, metadata: dict | None) 
         "video": video_config,
         "audio": audio_config,
         "layer_formats": formats,
+        "model_channels": video_config.dim,  # nodes made for U-Nets read it before anything else
     }
 
 
