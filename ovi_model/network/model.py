@@ -115,7 +115,7 @@ class OviModel(Tower):
         return comfy.utils.pack_latents(self.forward_orig(streams, transformer_options))[0]
 
     def forward_orig(self, streams: list[Stream], transformer_options: dict) -> list[Tensor]:
-        """Return the velocity of every stream. Core's name for what lies inside a model's wrappers."""
+        """Return the velocity of every stream; core's name for what wrappers of a model wrap."""
         # Sound first: its patch embedding is the largest weight, and a copy of it should not lie
         # beside the picture.
         embedded = [its.tower.embed(its, transformer_options) for its in reversed(streams)]

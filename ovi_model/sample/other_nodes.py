@@ -27,6 +27,10 @@ SAMPLER_FUNCTIONS = (
     "sampler_post_cfg_function",
     "model_function_wrapper",
 )
+# Self-attention may be replaced by Wan's, and layers by any of their kind.
+REPLACED_FORWARD = re.compile(
+    r"diffusion_model\.(audio_model\.)?(blocks\.\d+\.((cross_attn|ffn)\.)?)?forward"
+)
 STEPS_SAVED = "To save time use 'EasyCache', or fewer steps with a few-step LoRA."
 DETAIL = "Use 'Perturbed-Attention Guidance', or skip_layer of 'Ovi Guidance'."
 # What a node does, and what does the like on Ovi, by the class of the node.
@@ -49,7 +53,7 @@ FOREIGN = {
 
 
 def check(network, patcher, transformer_options: dict) -> None:
-    """Raise ValueError where a node would change nothing, or would end in an error of another place.
+    """Raise ValueError where a node would change nothing, or end in an error that is not its own.
 
     network: the twin DiT; patcher: the MODEL that runs, or None; transformer_options: of this step.
     """
