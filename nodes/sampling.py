@@ -1,10 +1,11 @@
-"""Sampling: the attention kernel, guidance for two streams, the reference's schedule and solver."""
+"""Sampling: the attention kernel, guidance for two streams, the reference's schedules and solvers."""
 
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..ovi_model.sample import guidance, solver
+from ..ovi_model.sample import guidance
 from ..ovi_model.sample.attention_kernel import KERNELS, choose_attention
+from ..ovi_model.sample.solver import SOLVERS, shifted_sigmas
 
 
 class OviAttention(io.ComfyNode):
@@ -135,6 +136,13 @@ class OviGuidance(io.ComfyNode):
         )
 
 
+def _solver_input(tooltip: str) -> io.Combo.Input:
+    # Optional, since API-format workflows from before lack it.
+    return io.Combo.Input(
+        "solver", options=list(SOLVERS), default="unipc", optional=True, tooltip=tooltip
+    )
+
+
 class OviScheduler(io.ComfyNode):
     """Steps and shift to SIGMAS."""
 
@@ -144,7 +152,8 @@ class OviScheduler(io.ComfyNode):
             node_id="OviScheduler",
             display_name="Ovi Scheduler",
             category="Ovi",
-            description="The noise levels of the reference's UniPC schedule.",
+            description="The noise levels of the reference's schedules, one for each of its "
+            "solvers.",
             inputs=[
                 io.Int.Input(
                     "steps",
@@ -173,6 +182,12 @@ class OviScheduler(io.ComfyNode):
                     tooltip="Share of the schedule that is run, from its end. Below 1.0 the given "
                     "latent is changed only so far.",
                 ),
+                _solver_input(
+                    "The solver whose schedule is made, for 'Ovi Sampler' with the same choice. "
+                    "unipc starts just below 1, dpm++ at 1; euler is shifted twice, so that its "
+                    "last step leaves little noise to remove. For ComfyUI's own samplers any of "
+                    "them will do."
+                ),
             ],
             outputs=[
                 io.Sigmas.Output(
@@ -184,23 +199,31 @@ class OviScheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, steps: int, shift: float, denoise: float) -> io.NodeOutput:
+    def execute(
+        cls, steps: int, shift: float, denoise: float, solver: str = "unipc"
+    ) -> io.NodeOutput:
         """Return steps + 1 noise levels."""
-        return io.NodeOutput(solver.shifted_sigmas(steps, shift, denoise))
+        return io.NodeOutput(shifted_sigmas(steps, shift, denoise, solver))
 
 
 class OviSamplerUniPC(io.ComfyNode):
-    """The reference's solver as SAMPLER."""
+    """The reference's solvers as SAMPLER; the id is from when there was one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="OviSamplerUniPC",
-            display_name="Ovi Sampler UniPC",
+            display_name="Ovi Sampler",
             category="Ovi",
-            description="Flow UniPC of order 2 with a corrector, one model call a step: the "
-            "reference's solver.",
-            inputs=[],
+            description="The reference's solvers, one model call a step: flow UniPC of order 2 "
+            "with a corrector, DPM++, Euler.",
+            inputs=[
+                _solver_input(
+                    "How a step is made; choose the same in 'Ovi Scheduler'. unipc: the "
+                    "reference's default, the most exact at few steps. dpm++: order 2 without a "
+                    "corrector. euler: order 1, the same as 'euler' of 'KSamplerSelect'."
+                )
+            ],
             outputs=[
                 io.Sampler.Output(
                     "sampler",
@@ -211,6 +234,6 @@ class OviSamplerUniPC(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, solver: str = "unipc") -> io.NodeOutput:
         """Return the sampler."""
-        return io.NodeOutput(comfy.samplers.KSAMPLER(solver.sample_flow_unipc))
+        return io.NodeOutput(comfy.samplers.KSAMPLER(SOLVERS[solver]))

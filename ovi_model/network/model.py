@@ -26,6 +26,10 @@ from .fused_ops import PRECISE_DEVICES
 from .lock_step import Hidden, TowerInputs, copy_states, run_blocks, run_skipping_negative
 from .rope import audio_freqs_cis, video_freqs_cis, window_offset
 
+# In transformer_options: a sampler asks for timesteps cut to whole numbers. They are cut in this
+# file, by which every pass of every guider comes.
+WHOLE_TIMESTEPS = "ovi_whole_timesteps"
+
 
 class Embedded(NamedTuple):
     """A latent inside its tower."""
@@ -206,6 +210,8 @@ class OviModel(Tower):
         latents = unpack_latents(packed, shapes)
         towers = [self.audio_model if latent.ndim == 3 else self for latent in latents]
         times = timestep if isinstance(timestep, list | tuple) else [timestep] * len(latents)
+        if transformer_options.get(WHOLE_TIMESTEPS):
+            times = [time.floor() for time in times]
         texts = [
             audio_context if tower is not self and audio_context is not None else context
             for tower in towers
