@@ -1,4 +1,6 @@
-"""Sampling: the attention kernel, guidance for two streams, the reference's schedules and solvers."""
+"""Sampling: the attention kernel, guidance for two streams, the reference's schedules and its
+solvers.
+"""
 
 import comfy.samplers
 from comfy_api.latest import io
@@ -219,9 +221,9 @@ class OviSamplerUniPC(io.ComfyNode):
             "with a corrector, DPM++, Euler.",
             inputs=[
                 _solver_input(
-                    "How a step is made; choose the same in 'Ovi Scheduler'. unipc: the "
-                    "reference's default, the most exact at few steps. dpm++: order 2 without a "
-                    "corrector. euler: order 1, the same as 'euler' of 'KSamplerSelect'."
+                    "How a step is made; choose the same in 'Ovi Scheduler'. unipc: order 2 with a "
+                    "corrector, the reference's default. dpm++: order 2 without a corrector. "
+                    "euler: order 1, the same as 'euler' of 'KSamplerSelect'."
                 )
             ],
             outputs=[
