@@ -185,10 +185,9 @@ class OviScheduler(io.ComfyNode):
                     "latent is changed only so far.",
                 ),
                 _solver_input(
-                    "The solver whose schedule is made, for 'Ovi Sampler' with the same choice. "
-                    "unipc starts just below 1, dpm++ at 1; euler is shifted twice, so that its "
-                    "last step leaves little noise to remove. For ComfyUI's own samplers any of "
-                    "them will do."
+                    "Whose schedule it is; choose the same in 'Ovi Sampler'. unipc starts just "
+                    "below 1, dpm++ at 1; euler starts at 1 and is almost at 0 one step before the "
+                    "end."
                 ),
             ],
             outputs=[
@@ -223,7 +222,7 @@ class OviSamplerUniPC(io.ComfyNode):
                 _solver_input(
                     "How a step is made; choose the same in 'Ovi Scheduler'. unipc: order 2 with a "
                     "corrector, the reference's default. dpm++: order 2 without a corrector. "
-                    "euler: order 1, the same as 'euler' of 'KSamplerSelect'."
+                    "euler: order 1, ComfyUI's own."
                 )
             ],
             outputs=[
