@@ -32,6 +32,10 @@ def held_first_frame(batch=1):
     return NestedTensor([mask, torch.ones(batch, 1, SHAPES[1][2])])
 
 
+def ours(solver):
+    return comfy.samplers.KSAMPLER(SOLVERS[solver])
+
+
 def sample(model, sampler, sigmas=SIGMAS, batch=1):
     """Sample with a held first frame; returns picture and sound, and the times [B, F], [B] that the
     towers were told at each forward, picture first.
@@ -40,48 +44,32 @@ def sample(model, sampler, sigmas=SIGMAS, batch=1):
     network = model.model.diffusion_model
 
     def note(tower):
-        original = tower.embed_time
-
-        def embed_time(timestep, dtype):
-            seen.append(timestep)
-            return original(timestep, dtype)
-
-        tower.embed_time = embed_time
+        embed_time = tower.embed_time
+        tower.embed_time = lambda time, dtype: seen.append(time) or embed_time(time, dtype)
 
     note(network)
     note(network.audio_model)
-    texts = (
-        [[random(seed, 1).unbind()[0].flatten()[: 9 * 32].view(1, 9, 32), {}]] for seed in (1, 2)
+    texts = ([[torch.full((1, 9, 32), value), {}]] for value in (0.5, -0.5))
+    final = comfy.sample.sample_custom(
+        model,
+        random(3, batch),
+        4.0,
+        sampler,
+        sigmas.clone(),  # core's uni_pc writes into them
+        *texts,
+        random(4, batch),
+        noise_mask=held_first_frame(batch),
+        disable_pbar=True,
+        seed=5,
     )
-    if isinstance(sampler, str):
-        ours = sampler in WHOLE
-        sampler = (
-            comfy.samplers.KSAMPLER(SOLVERS[sampler])
-            if ours
-            else comfy.samplers.sampler_object(sampler)
-        )
-    try:
-        final = comfy.sample.sample_custom(
-            model,
-            random(3, batch),
-            4.0,
-            sampler,
-            sigmas.clone(),  # core's uni_pc writes into them
-            *texts,
-            random(4, batch),
-            noise_mask=held_first_frame(batch),
-            disable_pbar=True,
-            seed=5,
-        )
-    finally:
-        del network.embed_time, network.audio_model.embed_time
+    del network.embed_time, network.audio_model.embed_time
     return final.unbind(), list(zip(seen[1::2], seen[::2], strict=True))
 
 
 @pytest.mark.parametrize("solver", WHOLE)
 def test_our_solvers_tell_the_model_whole_timesteps(patcher, solver):
     sigmas = shifted_sigmas(4, 5.0, solver=solver)
-    _, times = sample(patcher, solver, sigmas)
+    _, times = sample(patcher, ours(solver), sigmas)
     assert len(times) == 4
     for sigma, (picture, sound) in zip(sigmas, times, strict=False):
         expected = int(sigma * 1000)
@@ -98,8 +86,8 @@ def test_our_solvers_tell_the_model_whole_timesteps(patcher, solver):
 )  # fmt: skip
 def test_stock_samplers_tell_it_timesteps_as_they_are(patcher, name):
     """Also after a run with one of ours, which leaves nothing behind in the MODEL."""
-    sample(patcher, "unipc")
-    (video, audio), times = sample(patcher, name)
+    sample(patcher, ours("unipc"))
+    (video, audio), times = sample(patcher, comfy.samplers.sampler_object(name))
     assert torch.isfinite(video).all()
     assert torch.isfinite(audio).all()
     given = random(4, 1).unbind()[0]
@@ -123,7 +111,7 @@ def test_every_pass_of_a_guider_is_told_the_same(patcher):
         return args["denoised"] + 0.1 * (prediction - args["denoised"])
 
     model.set_model_sampler_post_cfg_function(once_more)
-    _, times = sample(model, "dpm++")
+    _, times = sample(model, ours("dpm++"))
     assert len(times) == 8
     assert all(float(sound[0]) in {int(sigma * 1000) for sigma in SIGMAS} for _, sound in times)
 
@@ -142,7 +130,7 @@ def test_every_pass_of_a_guider_is_told_the_same(patcher):
     ids=["custom", "ends above zero", "one step", "nearly clean", "denoise", "another solver's"],
 )
 def test_any_falling_levels_are_sampled(patcher, solver, sigmas):
-    (video, audio), times = sample(patcher, solver, sigmas, batch=2)
+    (video, audio), times = sample(patcher, ours(solver), sigmas, batch=2)
     assert video.shape[0] == audio.shape[0] == 2
     assert torch.isfinite(video).all()
     assert torch.isfinite(audio).all()
@@ -167,6 +155,6 @@ def test_a_schedule_falls_from_the_noise_to_nothing(solver):
 
 
 def test_euler_is_core_s(patcher):
-    ours = sample(patcher, comfy.samplers.KSAMPLER(SOLVERS["euler"]))[0]
-    stock = sample(patcher, "euler")[0]
-    assert all(torch.equal(*pair) for pair in zip(ours, stock, strict=True))
+    here = sample(patcher, ours("euler"))[0]
+    stock = sample(patcher, comfy.samplers.sampler_object("euler"))[0]
+    assert all(torch.equal(*pair) for pair in zip(here, stock, strict=True))
