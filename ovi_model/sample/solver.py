@@ -45,7 +45,8 @@ def _even_sigmas(steps: int, shift: float, solver: str) -> np.ndarray:
     """Return the noise levels before the shift, without the 0 at the end."""
     # Some of the reference's ends are float32 numbers, and its arithmetic is float64.
     if solver == "euler":
-        return np.linspace(1.0, float(_shift(np.float32(LAST), shift)), steps)
+        last = _shift(torch.tensor(LAST, dtype=torch.float32), shift)
+        return np.linspace(1.0, last.item(), steps)
     start = float(np.float32(START)) if solver == "unipc" else 1.0
     return np.linspace(start, 0, steps + 1)[:-1]
 
@@ -73,7 +74,7 @@ def sample_flow_unipc(
     Raises ValueError unless every noise level is below the last.
     """
     denoise = functools.partial(model, **_at_whole_timesteps(extra_args))
-    x = _unscaled(x, sigmas, model.noise)
+    x = _unscaled(model, x, sigmas)
     return _sample(denoise, x, sigmas, _correct, callback, disable)
 
 
@@ -83,7 +84,7 @@ def sample_flow_dpmpp(
 ):
     """Sample with DPM-Solver++ 2M; all else is as in `sample_flow_unipc`."""
     denoise = functools.partial(model, **_at_whole_timesteps(extra_args))
-    x = _unscaled(x, sigmas, model.noise)
+    x = _unscaled(model, x, sigmas)
     return _sample(denoise, x, sigmas, None, callback, disable)
 
 
@@ -101,12 +102,12 @@ def _at_whole_timesteps(extra_args: dict | None) -> dict:
     return {**extra_args, "model_options": {**model_options, "transformer_options": options}}
 
 
-def _unscaled(x: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:
+def _unscaled(model, x: Tensor, sigmas: Tensor) -> Tensor:
     """Return the start of a run: ComfyUI scales the first noise by the first sigma; the reference
     starts from noise as drawn.
     """
     first = float(sigmas[0])
-    return x + (1 - first) * noise if first >= START else x
+    return x + (1 - first) * model.noise if first >= START else x
 
 
 def _sample(
