@@ -1,10 +1,13 @@
-"""Sampling: the attention kernel, guidance for two streams, the reference's schedule and solver."""
+"""Sampling: the attention kernel, guidance for two streams, the reference's schedules and its
+solvers.
+"""
 
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..ovi_model.sample import guidance, solver
+from ..ovi_model.sample import guidance
 from ..ovi_model.sample.attention_kernel import KERNELS, choose_attention
+from ..ovi_model.sample.solver import SOLVERS, shifted_sigmas
 
 
 class OviAttention(io.ComfyNode):
@@ -135,6 +138,13 @@ class OviGuidance(io.ComfyNode):
         )
 
 
+def _solver_input(tooltip: str) -> io.Combo.Input:
+    # Optional, since API-format workflows from before lack it.
+    return io.Combo.Input(
+        "solver", options=list(SOLVERS), default="unipc", optional=True, tooltip=tooltip
+    )
+
+
 class OviScheduler(io.ComfyNode):
     """Steps and shift to SIGMAS."""
 
@@ -144,7 +154,8 @@ class OviScheduler(io.ComfyNode):
             node_id="OviScheduler",
             display_name="Ovi Scheduler",
             category="Ovi",
-            description="The noise levels of the reference's UniPC schedule.",
+            description="The noise levels of the reference's schedules, one for each of its "
+            "solvers.",
             inputs=[
                 io.Int.Input(
                     "steps",
@@ -173,6 +184,11 @@ class OviScheduler(io.ComfyNode):
                     tooltip="Share of the schedule that is run, from its end. Below 1.0 the given "
                     "latent is changed only so far.",
                 ),
+                _solver_input(
+                    "Whose schedule it is; choose the same in 'Ovi Sampler'. unipc starts just "
+                    "below 1, dpm++ at 1; euler starts at 1 and is almost at 0 one step before the "
+                    "end."
+                ),
             ],
             outputs=[
                 io.Sigmas.Output(
@@ -184,23 +200,31 @@ class OviScheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, steps: int, shift: float, denoise: float) -> io.NodeOutput:
+    def execute(
+        cls, steps: int, shift: float, denoise: float, solver: str = "unipc"
+    ) -> io.NodeOutput:
         """Return steps + 1 noise levels."""
-        return io.NodeOutput(solver.shifted_sigmas(steps, shift, denoise))
+        return io.NodeOutput(shifted_sigmas(steps, shift, denoise, solver))
 
 
 class OviSamplerUniPC(io.ComfyNode):
-    """The reference's solver as SAMPLER."""
+    """The reference's solvers as SAMPLER; the id is from when there was one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="OviSamplerUniPC",
-            display_name="Ovi Sampler UniPC",
+            display_name="Ovi Sampler",
             category="Ovi",
-            description="Flow UniPC of order 2 with a corrector, one model call a step: the "
-            "reference's solver.",
-            inputs=[],
+            description="The reference's solvers, one model call a step: flow UniPC of order 2 "
+            "with a corrector, DPM++, Euler.",
+            inputs=[
+                _solver_input(
+                    "How a step is made; choose the same in 'Ovi Scheduler'. unipc: order 2 with a "
+                    "corrector, the reference's default. dpm++: order 2 without a corrector. "
+                    "euler: order 1, ComfyUI's own."
+                )
+            ],
             outputs=[
                 io.Sampler.Output(
                     "sampler",
@@ -211,6 +235,6 @@ class OviSamplerUniPC(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, solver: str = "unipc") -> io.NodeOutput:
         """Return the sampler."""
-        return io.NodeOutput(comfy.samplers.KSAMPLER(solver.sample_flow_unipc))
+        return io.NodeOutput(comfy.samplers.KSAMPLER(SOLVERS[solver]))

@@ -118,10 +118,7 @@ class OviBase(comfy.model_base.BaseModel):
     def process_timestep(
         self, timestep: Tensor, x: Tensor, clean_frames: Tensor | None = None, **_unused
     ):
-        """Whole timesteps, as the reference gives the model; 0 for frames that are clean, the same
-        for all else.
-        """
-        timestep = timestep.floor()
+        """0 for frames that are clean, the same for all else."""
         if clean_frames is None:
             return timestep
         by_frame = timestep.unsqueeze(1) * (1 - clean_frames[:, 0, :, 0, 0].to(timestep.dtype))

@@ -23,6 +23,10 @@ from .lock_step import run_blocks
 from .rope import video_freqs_cis
 from .towers import AudioTower, Grid, Stream, Tower
 
+# In transformer_options: a sampler asks for timesteps cut to whole numbers. They are cut in this
+# file, by which every pass of every guider comes.
+WHOLE_TIMESTEPS = "ovi_whole_timesteps"
+
 
 class OviModel(Tower):
     """The transformer of pictures, [B, 48, F, H, W], with the transformer of sound inside."""
@@ -102,6 +106,8 @@ class OviModel(Tower):
         latents = unpack_latents(packed, shapes)
         towers = [self.audio_model if latent.ndim == 3 else self for latent in latents]
         times = timestep if isinstance(timestep, list | tuple) else [timestep] * len(latents)
+        if transformer_options.get(WHOLE_TIMESTEPS):
+            times = [time.floor() for time in times]
         texts = [
             audio_context if tower is not self and audio_context is not None else context
             for tower in towers

@@ -179,7 +179,7 @@ def sample_by_hand(loaded: Loaded, levels: list[float], hold) -> list[torch.Tens
     streams = [SIGMAS[0] * stream for stream in noise.unbind()]
     for sigma, following in pairwise(SIGMAS):
         if float(sigma) in levels:
-            velocities = network(streams, (1000 * sigma).floor().reshape(1), text, text)
+            velocities = network(streams, (1000 * sigma).reshape(1), text, text)
             held = [hold(v, x, sigma) for v, x in zip(velocities, streams, strict=True)]
         else:
             velocities = [reuse(x, sigma) for reuse, x in zip(held, streams, strict=True)]

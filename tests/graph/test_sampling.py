@@ -34,7 +34,7 @@ def euler_by_hand(patcher, positive, negative, seed, steps, cfg):
     )
     network = patcher.model.diffusion_model.to(torch.float32)
     for sigma, following in pairwise(sigmas):
-        time = (sigma * 1000).floor().reshape(1)
+        time = (sigma * 1000).reshape(1)
         predictions = []
         for text, options in (positive[0], negative[0]):
             predictions.append(

@@ -78,9 +78,9 @@ def test_a_held_first_frame_is_clean_and_at_time_zero(base):
         denoise_mask=mask(first_frame("whole")), latent_shapes=shapes, device="cpu", noise=noise
     )
     clean = out["clean_frames"].cond
-    times = base.process_timestep(torch.tensor([500.7, 500.7]), x=noise, clean_frames=clean)
-    assert times[0].tolist() == [[0, 500, 500], [500, 500, 500]]
-    assert times[1].tolist() == [500, 500]
+    times = base.process_timestep(torch.tensor([500.5, 500.5]), x=noise, clean_frames=clean)
+    assert times[0].tolist() == [[0, 500.5, 500.5], [500.5] * 3]
+    assert times[1].tolist() == [500.5, 500.5]
 
     held = base.scale_latent_inpaint(
         sigma=torch.full((2,), 0.25), noise=noise, latent_image=pack(video, audio)
@@ -139,7 +139,7 @@ def test_without_a_mask_no_frame_is_clean(base):
     out = base.extra_conds(latent_shapes=shapes, device="cpu", noise=None)
     assert "clean_frames" not in out
     assert base.clean_frames is None
-    assert base.process_timestep(torch.tensor([999.9]), x=pack(*pair())).tolist() == [999]
+    assert base.process_timestep(torch.tensor([999.5]), x=pack(*pair())).tolist() == [999.5]
 
 
 def test_texts_form_a_batch_whatever_their_length(base):

@@ -67,8 +67,11 @@ CONTRACT = {
         },
         ["MODEL"],
     ),
-    "OviScheduler": ({"steps": 50, "shift": 5.0, "denoise": 1.0}, ["SIGMAS"]),
-    "OviSamplerUniPC": ({}, ["SAMPLER"]),
+    "OviScheduler": (
+        {"steps": 50, "shift": 5.0, "denoise": 1.0, "solver": "unipc"},
+        ["SIGMAS"],
+    ),
+    "OviSamplerUniPC": ({"solver": "unipc"}, ["SAMPLER"]),
     "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
     "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
     "OviDecode": (
@@ -93,6 +96,8 @@ CHOICES = {
     ("OviTextEncode", "sound_tag"): ["Audio:", "<AUDCAP>", "as written"],
     ("OviImageSize", "model_area"): ["720x720", "960x960"],
     ("OviAttention", "kernel"): ["auto", "pytorch", "flash-attn", "sage", "xformers"],
+    ("OviScheduler", "solver"): ["unipc", "dpm++", "euler"],
+    ("OviSamplerUniPC", "solver"): ["unipc", "dpm++", "euler"],
     ("OviDecode", "tiling"): ["auto", "on", "off"],
     ("OviSaveVideo", "format"): ["mp4", "webm", "mov"],
 }
@@ -103,6 +108,8 @@ OPTIONAL = {
     ("OviLatent", "start_image"),
     ("OviGuidance", "cfg_start_percent"),
     ("OviGuidance", "cfg_end_percent"),
+    ("OviScheduler", "solver"),
+    ("OviSamplerUniPC", "solver"),
     ("OviPreview", "audio"),
     ("OviSaveVideo", "audio"),
 }
