@@ -49,7 +49,9 @@ class Value:
 
 
 def check_file(path: Path, is_zip: bool) -> None:
-    """Raise RefusedError if the pickle of a PyTorch file would grow, or calls what is no function."""
+    """Raise RefusedError if the pickle of a PyTorch file would grow or calls what is no
+    function.
+    """
     if is_zip:
         # The reader of torch.load itself: another might find another record of that name.
         check(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))
@@ -60,9 +62,10 @@ def check_file(path: Path, is_zip: bool) -> None:
 
 
 def check(pickled: bytes | BinaryIO) -> None:
-    """Raise RefusedError if a pickle, read up to its end, would grow, or calls what is no function, and
-    ValueError or KeyError if its steps do not go together.
+    """Follow a pickle up to its end.
 
+    Raises RefusedError if it would grow or calls what is no function; ValueError or KeyError if its
+    steps do not go together.
     pickletools knows what each step takes from the stack and leaves there.
     """
     stack: list[Value | None] = []  # None: a mark
