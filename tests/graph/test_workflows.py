@@ -239,9 +239,7 @@ def test_two_cards_make_the_same_clip(runtime, make, monkeypatch):
     """Both are the processor; how they are simulated: tests/unit/test_multi_gpu.py."""
     prompt, alone, _ = make(CARDS)
     devices = [torch.device("cpu"), torch.device("cpu", 1)]
-    monkeypatch.setattr(
-        runtime.model_management, "get_all_torch_devices", lambda **_: devices
-    )
+    monkeypatch.setattr(runtime.model_management, "get_all_torch_devices", lambda **_: devices)
     split, _ = run(runtime, prompt, CARDS)
     (second,) = split.value(node_of(prompt, "MultiGPU_WorkUnits")).get_additional_models_with_key(
         "multigpu"

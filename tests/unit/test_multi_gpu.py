@@ -48,9 +48,7 @@ def forwards(model, monkeypatch):
     """Core finds two devices; which prompts ran in which thread and on which copy of the network,
     by forward.
     """
-    monkeypatch.setattr(
-        comfy.model_management, "get_all_torch_devices", lambda **_: DEVICES
-    )
+    monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda **_: DEVICES)
     ran = []
     network = type(model.model.diffusion_model)
     original = network.forward
