@@ -67,6 +67,8 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     to run code).
 
     A file that wraps its weights, such as {"module": {...}, "step": 9}, gives the wrapped ones.
+    Tensors may be views of a map of the file, for 23 GB are not copied twice: what is kept after
+    loading is copied by whoever keeps it, core for its modules and the LoRA loader for patches.
     Raises ValueError naming the file if it is no file, empty, another kind of file, damaged, or
     holds anything but plain tensors by name.
     """
