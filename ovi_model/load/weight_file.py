@@ -67,8 +67,9 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     to run code).
 
     A file that wraps its weights, such as {"module": {...}, "step": 9}, gives the wrapped ones.
-    Tensors may be views of a map of the file, for 23 GB are not copied twice: what is kept after
-    loading is copied by whoever keeps it, core for its modules and the LoRA loader for patches.
+    Tensors may be views of a map of the file: 23 GB are not copied without need. Core copies what
+    its modules keep, but for its dynamic VRAM, which reads the map on purpose; the LoRA loader
+    copies its patches.
     Raises ValueError naming the file if it is no file, empty, another kind of file, damaged, or
     holds anything but plain tensors by name.
     """
