@@ -28,9 +28,12 @@ def export(comfyui: Path, chromium: str, pictures: Path | None) -> None:
         for path in sorted(WORKFLOWS.glob("*.json")):
             page.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
             if missing := page.missing_nodes():
-                raise ServerError(
-                    f"{path.name} has nodes this ComfyUI does not know: {', '.join(missing)}"
+                print(
+                    f"workflows/{path.name} is left out: this ComfyUI does not know its nodes "
+                    f"{', '.join(missing)}",
+                    file=sys.stderr,
                 )
+                continue
             text = json.dumps(page.api_form(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             (WORKFLOWS / "api" / path.name).write_text(text, encoding="utf-8")
             if pictures:

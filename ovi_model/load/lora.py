@@ -67,7 +67,23 @@ def apply_lora(model, path: str, strengths: dict[str, float]) -> tuple[object, s
         if reason := _find_misfit(patch, shape, key):
             parts = _parts_of(key, patch, names, state_dict)
             raise ValueError(_does_not_fit(file, parts, shape, reason))
-    return _add(model, file, patches, strengths, _left_over(file, state_dict, unused))
+    kept = {key: _copied(patch) for key, patch in patches.items()}
+    return _add(model, file, kept, strengths, _left_over(file, state_dict, unused))
+
+
+def _copied(patch: WeightAdapterBase | tuple) -> WeightAdapterBase | tuple:
+    """Return a patch whose tensors lie in memory, not in a map of the file.
+
+    They are read at sampling; a map of a file that was written over in the meantime ends the
+    process. They stay as long as the model does, at the size they have in the file.
+    """
+    if isinstance(patch, tuple):
+        kind, tensors = patch
+        return kind, tuple(tensor.clone() for tensor in tensors)
+    patch.weights = tuple(
+        part.clone() if isinstance(part, Tensor) else part for part in patch.weights
+    )
+    return patch
 
 
 def _left_over(file: str, state_dict: StateDict, unused: list[str]) -> str:

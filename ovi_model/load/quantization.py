@@ -92,7 +92,7 @@ def check(layers: Formats, state_dict: StateDict, known: Iterable[str]) -> None:
     for layer, how in layers.items():
         if how.get("format") not in known:
             raise ValueError(
-                f"'{layer}' is quantised as '{how.get('format')}'; this ComfyUI reads "
+                f"'{layer}' is quantised as '{str(how.get('format'))[:40]}'; this ComfyUI reads "
                 f"{', '.join(known)}. Update ComfyUI, or use another file of the same release."
             )
         scale = state_dict.get(f"{layer}.weight_scale")
@@ -150,7 +150,8 @@ def _parse(name: str, text: str | bytes) -> dict:
         ) from error
     if not isinstance(how, dict):
         raise ValueError(
-            f"'{name}' holds {how!r}, not a JSON object. The file is damaged: download it again."
+            f"'{name}' holds a {type(how).__name__}, not a JSON object. The file is damaged: "
+            "download it again."
         )
     return how
 

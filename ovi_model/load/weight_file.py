@@ -11,9 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from . import pickle_steps
 from .state_dict import StateDict
 
 SAFETENSORS = (".safetensors", ".sft")
+# How a file of PyTorch since 1.6 begins.
+ZIP = b"PK\x03\x04"
 
 # What training and repackaging wrap weights in: Ovi's own checkpoints {"module": ...} or {"app":
 # {"model": ...}}.
@@ -26,6 +29,9 @@ PACKED_TYPE = getattr(torch, "float4_e2m1fn_x2", None)
 # A name more for a tensor costs no byte in a file, but may in memory; tied weights have two names,
 # not ten thousand.
 NAMES_OF_A_TENSOR = 4
+
+# Letters of a tensor's name, which messages show; published ones have under 100.
+LONGEST_NAME = 500
 
 # How a lack of memory is told, also of the kind that a file mapped into it needs.
 MEMORY_WORDS = (
@@ -61,6 +67,9 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     to run code).
 
     A file that wraps its weights, such as {"module": {...}, "step": 9}, gives the wrapped ones.
+    Tensors may be views of a map of the file: 23 GB are not copied without need. Core copies what
+    its modules keep, but for its dynamic VRAM, which reads the map on purpose; the LoRA loader
+    copies its patches.
     Raises ValueError naming the file if it is no file, empty, another kind of file, damaged, or
     holds anything but plain tensors by name.
     """
@@ -71,7 +80,7 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
         if path.suffix.lower() in SAFETENSORS:
             _check_header(path)
         else:
-            _check_zip(path)
+            _check_pickle(path)
         loaded, metadata = comfy.utils.load_torch_file(
             str(path), safe_load=True, return_metadata=True
         )
@@ -84,9 +93,9 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
         )
     tensors = find_tensors(loaded)
     if not tensors:
-        names = ", ".join(f"'{name}'" for name in list(loaded)[:3]) or "nothing"
         raise ValueError(
-            f"{path.name} holds no tensors by name, but {names[:120]}. Check which file this is."
+            f"{path.name} holds no tensors by name, but {_listed(loaded)}. Check which file this "
+            "is."
         )
     _check_tensors(path, tensors)
     state_dict = {
@@ -94,6 +103,17 @@ def read_weights(path: str | Path) -> tuple[StateDict, dict[str, str]]:
         for name, tensor in tensors.items()
     }
     return state_dict, metadata or {}
+
+
+def _listed(entries: dict) -> str:
+    """Say what the first names are; a pickle may have anything for a name, which is told by its
+    kind.
+    """
+    names = [
+        f"'{name[:40]}'" if isinstance(name, str) else f"a name of type {type(name).__name__}"
+        for name in list(entries)[:3]
+    ]
+    return ", ".join(names) or "nothing"
 
 
 def _check_is_file(path: Path) -> None:
@@ -134,7 +154,7 @@ def _check_kind(path: Path) -> None:
             f"{path.name} is a web page: the download brought a page about the file. Open the "
             "file's page and use its download button; if it asks for an account, log in first."
         )
-    if is_safetensors and head.startswith(b"PK\x03\x04"):
+    if is_safetensors and head.startswith(ZIP):
         raise ValueError(
             f"{path.name} is a PyTorch file under another name. Rename it to end in .pth."
         )
@@ -159,12 +179,19 @@ def _check_header(path: Path) -> None:
         pass
 
 
+def _check_pickle(path: Path) -> None:
+    """Raise ValueError if a PyTorch file would grow when it is unpacked or read."""
+    if zipfile.is_zipfile(path):
+        _check_zip(path)
+    with path.open("rb") as file:
+        is_zip = file.read(len(ZIP)) == ZIP  # by which PyTorch itself tells
+    pickle_steps.check_file(path, is_zip)
+
+
 def _check_zip(path: Path) -> None:
-    """Raise ValueError if a PyTorch file would grow when unpacked: PyTorch stores its records, and
+    """Raise ValueError if a zip would grow when unpacked: PyTorch stores its records, and
     compresses none.
     """
-    if not zipfile.is_zipfile(path):
-        return  # a file of PyTorch before 1.6
     with zipfile.ZipFile(path) as records:
         unpacked = sum(record.file_size for record in records.infolist())
     if unpacked > path.stat().st_size:
@@ -190,6 +217,11 @@ def _check_tensors(path: Path, tensors: StateDict) -> None:
     than the file.
     """
     for name, tensor in tensors.items():
+        if len(name) > LONGEST_NAME:
+            raise ValueError(
+                f"{path.name}: the name '{name[:40]}...' has {len(name):,} letters. Take the file "
+                "from its original source."
+            )
         if not _is_plain(tensor):
             raise ValueError(
                 f"{path.name}: '{name}' is no plain tensor. Take the file from its original source."
@@ -219,6 +251,11 @@ def _reason(path: Path, error: Exception) -> str:
         return (
             "it holds Python objects besides tensors, which could run code, so it is refused. "
             "Take the file from its original source, or a .safetensors version of it."
+        )
+    if isinstance(error, pickle_steps.RefusedError):
+        return (
+            f"{error}, so it is refused. Take the file from its original source, or a .safetensors "
+            "version of it."
         )
     if isinstance(error, OSError | MemoryError) or any(
         word in str(error).lower() for word in MEMORY_WORDS

@@ -3,7 +3,6 @@ them.
 """
 
 import os
-import re
 import unicodedata
 from pathlib import PureWindowsPath
 
@@ -45,10 +44,11 @@ def check_prefix(prefix: str) -> None:
 
 
 def with_name(prefix: str) -> str:
-    """Return a prefix with a name behind its last slash, where it is a folder alone: 'fresh/' is
-    'fresh/Ovi'.
+    """Return a prefix whose folders are parted by '/' on every system, with a name behind the last:
+    'fresh\\' is 'fresh/Ovi'.
     """
-    name = re.split(r"[/\\]", prefix)[-1]
+    prefix = prefix.replace("\\", "/")
+    name = prefix.split("/")[-1]
     return prefix.removesuffix(".") + NAME if name in ("", ".") else prefix
 
 

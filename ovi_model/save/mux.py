@@ -118,7 +118,8 @@ def _encode(
         output.mux(streams[0].encode(_picture(clip, index, container)))
         if sound is not None:
             samples = _sound_of_frame(sound, index, clip.frame_rate, streams[1])
-            output.mux(streams[1].encode(samples))
+            if samples.samples:  # a rate below that of the pictures has none for some
+                output.mux(streams[1].encode(samples))
         on_frame()
     for stream in streams:
         output.mux(stream.encode(None))

@@ -5,7 +5,7 @@ then the files they leave.
 from datetime import date, timedelta
 
 import pytest
-from workflow_files import WORKFLOWS
+from workflow_files import WORKFLOWS, skip_if_newer
 
 pytestmark = pytest.mark.browser
 # Puts the miniature in the place of all four loaders.
@@ -27,6 +27,7 @@ LOAD_MINIATURE = """() => {
 @pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS])
 def test_a_template_opens_runs_and_plays(page, small, name):
     page.open_template(name)
+    skip_if_newer(page.missing_nodes())
     assert page.missing_nodes() == []
     frames = 37
     if name != "ovi_miniature":

@@ -64,7 +64,8 @@ def test_what_windows_reserves(monkeypatch):
     [
         ("fresh/", "fresh/Ovi"),
         ("a/b//", "a/b//Ovi"),
-        ("fresh\\", "fresh\\Ovi"),
+        ("fresh\\", "fresh/Ovi"),
+        ("a\\b\\c", "a/b/c"),
         ("fresh/.", "fresh/Ovi"),
         ("fresh/./", "fresh/./Ovi"),
         ("a./", "a./Ovi"),

@@ -99,7 +99,7 @@ FAULTS = {
 QUANTISATION_FAULTS = {
     "{": "is no JSON",
     "[" * 200_000: "is no JSON",
-    "[]": r"holds \[\], not a JSON object",
+    "[]": r"holds a list, not a JSON object",
     "{}": "does not say how each layer is quantised",
     '{"layers": ["a"]}': "does not say how each layer is quantised",
     '{"layers": {"a": "fp8"}}': "does not say how each layer is quantised",

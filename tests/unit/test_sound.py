@@ -59,6 +59,16 @@ def test_short_sounds_have_their_length(samples, rate, new_rate):
     assert found[0, 0] == pytest.approx(0.5, abs=0.2)
 
 
+@pytest.mark.parametrize("sample_rate", [1, 7, 23])
+def test_a_rate_below_that_of_the_pictures_is_kept(tmp_path, sample_rate):
+    """Some frames have no sample then, and the encoder is given none."""
+    found = decode(
+        save(tmp_path, "mov", torch.zeros(48, 32, 32, 3), 24, make_audio(22051, sample_rate))
+    )
+    assert found.sound_rate == sample_rate
+    assert found.sound.shape[-1] == 2 * sample_rate
+
+
 def test_what_is_not_heard_is_not_read_and_changes_nothing():
     given = torch.randn(1, 30 * 22051, generator=torch.Generator().manual_seed(0))
     whole = sound.resample(given, 22051, 48000, 30 * 48000)
