@@ -1,5 +1,5 @@
-"""Core's training node wraps a module's forward in a checkpoint, which keeps nothing of what is made
-inside; a pair of blocks is one such forward.
+"""Core's training node wraps a module's forward in a checkpoint, which keeps nothing of what is
+made inside; a pair of blocks is one such forward.
 """
 
 import importlib
