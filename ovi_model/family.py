@@ -27,7 +27,7 @@ from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
 from .sample import other_nodes
-from .text.encode import without_padding
+from .text import conds
 
 IMAGE_MODEL = "ovi"
 
@@ -62,9 +62,7 @@ class OviBase(comfy.model_base.BaseModel):
         return self._on_video(self.latent_format.process_out, latent)
 
     def extra_conds(self, **kwargs) -> dict:
-        """Prompts of both towers, padded alike so that positive and negative form a batch; shapes;
-        clean frames.
-        """
+        """Prompts of both towers, shapes, rotations, clean frames."""
         noise, shapes = kwargs.get("noise"), kwargs.get("latent_shapes")
         check_is_joint(noise)
         if noise is not None and shapes is not None and len(shapes) > 1:
@@ -76,7 +74,7 @@ class OviBase(comfy.model_base.BaseModel):
         if shapes is not None and len(shapes) > 1:
             out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
             if noise is not None:
-                out["freqs_cis"] = CONDTables(
+                out["freqs_cis"] = conds.CONDTables(
                     self.diffusion_model.prepare_rotations(shapes, noise.device)
                 )
         self.clean_frames = clean_frames(kwargs.get("denoise_mask"), shapes)
@@ -87,18 +85,21 @@ class OviBase(comfy.model_base.BaseModel):
     def _text_conds(self, cross_attn, audio_context=None, device=None, hooks=None, **_unused):
         """Text of both towers, embedded once for the run unless its weights may change in it."""
         audio_context = cross_attn if audio_context is None else audio_context
-        texts = [self._pad_text(text) for text in (cross_attn, audio_context)]
+        config = self.diffusion_model.config
+        texts = [conds.trim(text, config) for text in (cross_attn, audio_context)]
         is_embedded = device is not None and hooks is None and not torch.is_grad_enabled()
         if is_embedded:
             dtype = self.manual_cast_dtype or self.get_dtype()
             texts = self.diffusion_model.preprocess_text_embeds(
                 *(text.to(device, dtype) for text in texts)
             )
+        else:
+            texts = [conds.with_padding(text, config) for text in texts]
         names = ("c_crossattn", "audio_context")
-        out = {name: comfy.conds.CONDRegular(text) for name, text in zip(names, texts, strict=True)}
+        out = {name: conds.CONDText(text) for name, text in zip(names, texts, strict=True)}
         return {**out, "is_embedded": comfy.conds.CONDConstant(is_embedded)}
 
-    def _apply_model(
+    def apply_model(
         self,
         x,
         t,
@@ -111,7 +112,7 @@ class OviBase(comfy.model_base.BaseModel):
         """Run one step, after a look at what nodes made for other models ask of it."""
         other_nodes.check(self.diffusion_model, self.current_patcher, transformer_options)
         other_nodes.say_where_guidance_is_split(transformer_options)
-        return super()._apply_model(
+        return super().apply_model(
             x, t, c_concat, c_crossattn, control, transformer_options, **kwargs
         )
 
@@ -175,21 +176,6 @@ class OviBase(comfy.model_base.BaseModel):
             return cond_value._copy_with(window.get_tensor(cond_value.cond, device, dim=2))
         return None
 
-    def _pad_text(self, text: Tensor) -> Tensor:
-        """[B, T, text_dim] -> [B, text length, text_dim], zeros after the text or the texts put
-        together.
-        """
-        config = self.diffusion_model.config
-        if text.shape[2] != config.text_dim:
-            raise ValueError(
-                f"The prompt was encoded {text.shape[2]} wide, but this Ovi reads "
-                f"{config.text_dim}: use umT5, with 'Ovi Text Encoder Loader', or 'Load CLIP' with "
-                "type 'wan'."
-            )
-        if text.shape[1] > config.text_length:
-            text = without_padding(text, config.text_length)
-        return torch.nn.functional.pad(text, (0, 0, 0, config.text_length - text.shape[1]))
-
     def _on_video(self, process, latent):
         """Apply a function of the video latent to a nested latent, a pack, or a video; sound alone
         stays as it is.
@@ -203,13 +189,6 @@ class OviBase(comfy.model_base.BaseModel):
             return latent
         video, *rest = core_facts.unpack_latents(latent, self.latent_shapes)
         return comfy.utils.pack_latents([process(video), *rest])[0]
-
-
-class CONDTables(comfy.conds.CONDConstant):
-    """Tensors that all prompts of a run share."""
-
-    def can_concat(self, other) -> bool:
-        return [x.shape for x in self.cond] == [x.shape for x in other.cond]
 
 
 class OviConfig(comfy.supported_models.WAN22_T2V):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
@@ -73,6 +74,7 @@ class FusionCrossAttention(nn.Module):
         super().__init__()
         dim, eps, norms = config.dim, config.eps, norm_factory(factory)
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.text_length = config.text_length
         self.q, self.k, self.v, self.o = (operations.Linear(dim, dim, **factory) for _ in range(4))
         self.norm_q, self.norm_k = (operations.RMSNorm(dim, eps=eps, **norms) for _ in range(2))
         self.k_fusion, self.v_fusion = (operations.Linear(dim, dim, **factory) for _ in range(2))
@@ -89,7 +91,8 @@ class FusionCrossAttention(nn.Module):
     ) -> Tensor:
         """Return [B, L, D].
 
-        x [B, L, D]: this tower, normalised; text [B, T, D]; freqs_cis: of x; other: None if alone.
+        x [B, L, D]: this tower, normalised; text [B, T, D], its last row for all after it;
+        freqs_cis: of x; other: None if alone.
         """
         query = rms_norm(self.norm_q, self.q(x))
         read = self._read_text(query, text, transformer_options)
@@ -105,6 +108,7 @@ class FusionCrossAttention(nn.Module):
 
     def _read_text(self, query: Tensor, text: Tensor, transformer_options: dict) -> Tensor:
         key, value = rms_norm(self.norm_k, self.k(text)), self.v(text)
+        key, value = (extend(rows, self.text_length) for rows in (key, value))
         replacement = patches.find_replacement("attn2", transformer_options)
         if replacement is not None:
             return replacement(query, key, value, patches.about(self, transformer_options))
@@ -116,6 +120,12 @@ class FusionCrossAttention(nn.Module):
         key = rms_norm(self.norm_k_fusion, self.k_fusion(hidden))
         key = apply_rope(key, freqs_cis, self.num_heads)
         return key, self.v_fusion(hidden)
+
+
+def extend(rows: Tensor, count: int) -> Tensor:
+    """Rows [B, T, D] -> [B, count, D]: what fills a prompt up is one row again and again."""
+    last = rows[:, -1:].expand(-1, count - rows.shape[1], -1)
+    return torch.cat([rows, last], dim=1) if last.shape[1] else rows
 
 
 def attend(

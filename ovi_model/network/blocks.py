@@ -38,7 +38,7 @@ class TowerInputs(NamedTuple):
 
     tower: str  # "video" or "audio"
     time: Tensor  # [B, T, 6, D], one for L / T tokens in a row
-    text: Tensor  # [B, text length, D]
+    text: Tensor  # [B, T, D], the last row for all after it
     freqs_cis: Tensor  # [1, L, 1, d / 2, 2, 2]
     grid: tuple[int, int, int]  # frames, height and width in tokens, L in all
 

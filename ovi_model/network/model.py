@@ -142,7 +142,7 @@ class OviModel(Tower):
         ]
 
     def preprocess_text_embeds(self, context: Tensor, audio_context: Tensor) -> tuple[Tensor, ...]:
-        """Embed the prompts of both towers [B, T, text_dim] -> [B, text length, D], once for a run.
+        """Embed the prompts of both towers [B, T, text_dim] -> [B, T + 1, D], once for a run.
 
         `forward` takes them with `is_embedded`. The name is core's.
         """

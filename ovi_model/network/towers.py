@@ -26,7 +26,7 @@ class Stream(NamedTuple):
     tower: Tower
     latent: Tensor  # [B, 48, F, H, W] or [B, 20, L]
     timestep: Tensor  # [B], or [B, T] for each latent frame or audio step; 0 to 1000
-    text: Tensor  # [B, text length, D], embedded
+    text: Tensor  # [B, T, D], embedded, the last row for all after it
     freqs_cis: Tensor | None  # of all tokens, if made before
 
 
@@ -76,10 +76,13 @@ class Tower(nn.Module):
         return Embedded(hidden, inputs, head_time)
 
     def embed_text(self, context: Tensor) -> Tensor:
-        """context [B, T, text_dim] -> [B, text length, D]; zeros fill it up and are read too."""
+        """context [B, T, text_dim] -> [B, T + 1, D], the last row for all that fill the text up.
+
+        Zeros do, and are read too. No row is added to a text of full length.
+        """
         context = context[:, : self.config.text_length]
-        padding = self.config.text_length - context.shape[1]
-        return self.text_embedding(nn.functional.pad(context, (0, 0, 0, padding)))
+        is_short = context.shape[1] < self.config.text_length
+        return self.text_embedding(nn.functional.pad(context, (0, 0, 0, int(is_short))))
 
     def embed_time(self, timestep: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the time [B, T, D] for the head and [B, T, 6, D] for blocks.

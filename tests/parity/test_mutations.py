@@ -93,8 +93,7 @@ def swapped(x):
 
 
 def embed_text_then_pad(tower, context):
-    padding = tower.config.text_length - context.shape[1]
-    return functional.pad(tower.text_embedding(context), (0, 0, 0, padding))
+    return functional.pad(tower.text_embedding(context), (0, 0, 0, 1))
 
 
 def rms_norm(eps=0.0, power=-0.5):

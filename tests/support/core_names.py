@@ -28,7 +28,7 @@ class CoreNames:
 
     modules: set[str] = field(default_factory=set)  # that an import statement names
     used: dict[str, set[str]] = field(default_factory=dict)
-    probed: dict[str, set[str]] = field(default_factory=dict)  # hasattr, getattr: may be absent
+    probed: dict[str, set[str]] = field(default_factory=dict)  # asked for: may be absent
     overridden: dict[str, set[str]] = field(default_factory=dict)  # members of core's classes
 
     def module_of(self, name: str) -> str:
@@ -79,6 +79,14 @@ class _Reader(ast.NodeVisitor):
                 full = f"{node.module}.{alias.name}"
                 self.known[alias.asname or alias.name] = full
                 self._note(self.names.used, full)
+
+    def visit_Try(self, node: ast.Try) -> None:
+        """What is imported in the care of `except ImportError` may be absent."""
+        if any(ast.unparse(h.type) == "ImportError" for h in node.handlers if h.type):
+            for part in node.body:
+                for alias in part.names if isinstance(part, ast.Import) else ():
+                    self._note(self.names.probed, alias.name)
+        self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.generic_visit(node)

@@ -64,7 +64,7 @@ extension, or refused in words.
 """
 
 PROBED = """
-These names are asked for with `hasattr` or `getattr` and may be absent:
+These names are asked for with `hasattr`, `getattr` or `except ImportError` and may be absent:
 
 | name | asked in |
 |---|---|

@@ -142,6 +142,7 @@ def test_without_a_mask_no_frame_is_clean(base):
     assert base.process_timestep(torch.tensor([999.5]), x=pack(*pair())).tolist() == [999.5]
 
 
+@torch.inference_mode()
 def test_texts_form_a_batch_whatever_their_length(base):
     positive = base.extra_conds(cross_attn=torch.randn(1, 9, 32), device="cpu", noise=None)
     negative = base.extra_conds(
@@ -151,10 +152,31 @@ def test_texts_form_a_batch_whatever_their_length(base):
         noise=None,
     )
     assert positive.keys() == negative.keys()
-    for key in ("c_crossattn", "audio_context"):
-        assert positive[key].cond.shape == negative[key].cond.shape == (1, 16, 32)
-    assert torch.equal(positive["audio_context"].cond, positive["c_crossattn"].cond)
-    assert negative["audio_context"].cond.sum() == 64
+    for key in ("c_crossattn", "audio_context", "is_embedded"):
+        assert positive[key].can_concat(negative[key])
+    embedded = base.diffusion_model.embed_text(torch.zeros(1, 0, 32))
+    batch = positive["c_crossattn"].concat([negative["c_crossattn"]])
+    assert batch.shape == (2, 16, embedded.shape[2])
+    assert torch.allclose(batch[0, 9:], embedded[0].expand(7, -1))
+    sounds = negative["audio_context"].concat([positive["audio_context"]])
+    assert sounds.shape[:2] == (2, 10)
+    assert torch.equal(sounds[0, 2:], sounds[0, 2:3].expand(8, -1))
+
+
+@torch.inference_mode()
+def test_a_text_is_embedded_at_once_unless_its_weights_may_change(base):
+    """By hooks of its conditioning, or by training, which also needs the gradient."""
+    given = {"cross_attn": torch.randn(1, 9, 32), "device": "cpu", "noise": None}
+    plain, hooked = base.extra_conds(**given), base.extra_conds(**given, hooks=object())
+    with torch.inference_mode(False), torch.enable_grad():
+        training = base.extra_conds(**given)
+    assert [out["is_embedded"].cond for out in (plain, hooked, training)] == [True, False, False]
+    raw = hooked["c_crossattn"].cond
+    assert torch.equal(raw[:, :9], given["cross_attn"])
+    assert torch.equal(raw, training["c_crossattn"].cond)
+    assert not hooked["is_embedded"].can_concat(plain["is_embedded"])
+    embedded = base.diffusion_model.embed_text(given["cross_attn"])
+    assert torch.allclose(plain["c_crossattn"].cond, embedded)
 
 
 def test_prompts_put_together_are_read_one_after_another(base, caplog):
@@ -165,8 +187,8 @@ def test_prompts_put_together_are_read_one_after_another(base, caplog):
         torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text in (first, second)
     ]
     texts = base.extra_conds(cross_attn=torch.cat(filled, dim=1), noise=torch.zeros(1, 48, 1, 2, 2))
-    made = texts["c_crossattn"].cond
-    assert made.shape == (1, length, width)
+    made = texts["c_crossattn"].cond  # raw, since no device is named
+    assert made.shape == (1, 13, width)
     assert torch.equal(made[:, :12], torch.cat([first, second], dim=1))
     assert not made[:, 12:].any()
     assert not caplog.records
