@@ -88,6 +88,14 @@ def module_of(function: Callable) -> str:
     return next((name for name in names if isinstance(name, str)), type(function).__module__)
 
 
+def node_of(function: Callable) -> str:
+    """Return the class of the node that made a function: the first part of its full name."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return name.split(".")[0]
+
+
 def find_replacement(home, name: str) -> str | None:
     """Return the module whose function stands in the place of a function of core's module, or None
     if it is core's.

@@ -110,9 +110,12 @@ class FusionCrossAttention(nn.Module):
         key, value = rms_norm(self.norm_k, self.k(text)), self.v(text)
         key, value = (extend(rows, self.text_length) for rows in (key, value))
         replacement = patches.find_replacement("attn2", transformer_options)
-        if replacement is not None:
-            return replacement(query, key, value, patches.about(self, transformer_options))
-        return attend(query, key, value, self.num_heads, transformer_options)
+        if replacement is None:
+            read = attend(query, key, value, self.num_heads, transformer_options)
+        else:
+            read = replacement(query, key, value, patches.about(self, transformer_options))
+        del key, value
+        return patches.change_output("text", read, self, transformer_options)
 
     def project_other(self, hidden: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor]:
         """The other tower's hidden state [B, M, D] and its freqs_cis -> key and value [B, M, D]."""

@@ -13,9 +13,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..core_facts import node_of
+
 # Core's names of a U-Net's middle, which stands here for the middle block: nodes for any model use
 # it.
 MIDDLE = (("middle", 0), ("middle", 0, 0))
+
+
+# Nodes whose patch of attn1's output is meant for the read of the prompt: models in which prompt
+# and picture attend in one have it there. Measured on self-attention and on the prompt's read:
+# miniature/training/RESULTS.md.
+FOR_TEXT = ("NAGuidance",)
 
 
 def find(name: str, transformer_options: dict) -> list[Callable]:
@@ -52,9 +60,15 @@ def find_replacement(kind: str, transformer_options: dict) -> Callable | None:
 
 
 def change_output(kind: str, read: Tensor, layer: nn.Module, transformer_options: dict) -> Tensor:
-    """Return what an attention read, [B, L, D], as patches of its output leave it."""
-    for patch in find(f"{kind}_output_patch", transformer_options):
-        read = patch(read, about(layer, transformer_options))
+    """Return what an attention read, [B, L, D], as patches of its output leave it.
+
+    kind: "attn1", "attn2", or "text" for what attn2 reads of the prompt alone.
+    """
+    name = "attn2_output_patch" if kind == "attn2" else "attn1_output_patch"
+    for patch in find(name, transformer_options):
+        is_for_text = kind != "attn2" and node_of(patch) in FOR_TEXT
+        if is_for_text == (kind == "text"):
+            read = patch(read, about(layer, transformer_options))
     return read
 
 

@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 
-from ..core_facts import module_of
+from ..core_facts import module_of, node_of
 from ..log import log
 from ..network.lock_step import NEGATIVE
 from ..network.patches import MIDDLE
@@ -91,14 +91,6 @@ def say_where_guidance_is_split(transformer_options: dict) -> None:
         "shorter, or free memory.",
         node_of(waiting[0]),
     )
-
-
-def node_of(function: Callable) -> str:
-    """Return the class of the node that made a function: the first part of its full name."""
-    while hasattr(function, "func"):
-        function = function.func
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return name.split(".")[0]
 
 
 def _patches(transformer_options: dict) -> Iterator[tuple[str, Callable]]:

@@ -52,7 +52,7 @@ def led_away(predict, changes, scale):
 CASES = {
     "NAGuidance": (
         {"nag_scale": 5.0, "nag_alpha": 0.5, "nag_tau": 1.5},
-        lambda predict: as_pair(predict, Changes(self_read=normalised)),
+        lambda predict: as_pair(predict, Changes(text_read=normalised)),
     ),
     "PerturbedAttentionGuidance": (
         {"scale": 3.0},

@@ -58,8 +58,19 @@ def normalised(_where, read, *_about, scale=5.0, alpha=0.5, tau=1.5):
     return torch.stack([alpha * guided + (1 - alpha) * positive, negative])
 
 
-def nag(read, extra):
-    """The same as core's node writes it: over the rows of the positive prompt."""
+class NAGuidance:
+    """Named as core's node is: its patch of attn1's output acts on the read of the prompt."""
+
+    @staticmethod
+    def make():
+        def nag(read, extra):
+            return over_positive(read, extra)
+
+        return nag
+
+
+def over_positive(read, extra):
+    """The same over the rows of the positive prompt, as core's node writes it."""
     half = len(read) // len(extra["cond_or_uncond"])
     positive, negative = (
         slice(half * extra["cond_or_uncond"].index(kind), None) for kind in (0, 1)
@@ -140,7 +151,14 @@ CASES = {
         ),
     ),
     "rope_options": ({"rope_options": ROPE}, Changes(positions=moved)),
-    "NAG": ({"patches": {"attn1_output_patch": [nag]}}, Changes(self_read=normalised)),
+    "NAG": (
+        {"patches": {"attn1_output_patch": [NAGuidance.make()]}},
+        Changes(text_read=normalised),
+    ),
+    "NAG's formula on self-attention": (
+        {"patches": {"attn1_output_patch": [over_positive]}},
+        Changes(self_read=normalised),
+    ),
     "attn1_patch": (
         {"patches": {"attn1_patch": [wan_patch]}},
         Changes(self_read=in_block(lambda x, q, k: x + 0.1 * q - 0.2 * k)),

@@ -33,6 +33,7 @@ class Changes:
     query_key_value: Callable = lambda _where, _q, _k, _v: None  # what self-attention reads
     text_query_key_value: Callable = lambda _where, _q, _k, _v: None
     self_read: Callable = same
+    text_read: Callable = same
     cross_read: Callable = same
     before_ffn: Callable = same
     after_block: Callable = same
@@ -180,6 +181,7 @@ class PlainOvi:
         key, value = norm("norm_k", layer("k", text)), layer("v", text)
         read = changes.text_query_key_value(where, query, key, value)
         read = self.attend(query, key, value) if read is None else read
+        read = changes.text_read(where, read)
         if where[0] not in changes.cut:
             state, its_turn = other
             state = self.layer_norm(where, "cross_attn.pre_attn_norm_fusion", state)
