@@ -71,6 +71,8 @@ CONTRACT = {
     "OviSamplerUniPC": ({}, ["SAMPLER"]),
     "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
     "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
+    "OviSaveLatent": ({"latent": None, "filename_prefix": "latents/Ovi"}, ["LATENT"]),
+    "OviLoadLatent": ({"file": None}, ["LATENT"]),
     "OviDecode": (
         {"samples": None, "vae": None, "audio_vae": None, "tiling": "auto"},
         ["IMAGE", "AUDIO"],
