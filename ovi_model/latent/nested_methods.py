@@ -20,6 +20,13 @@ ADVICE = (
     "Concat Latent'. 'Ovi Save Latent' keeps both in a file."
 )
 
+# Core's nodes that turn, mirror or cut latents count dimensions as an image has them.
+IMAGE_ADVICE = (
+    " This node was made for latents of images; of a video it turns or cuts frames. Use nodes for "
+    "images on the frames of 'Ovi Decode'."
+)
+FOR_IMAGES = (torch.flip, torch.rot90)
+
 
 def clone(self: NestedTensor) -> NestedTensor:
     """Copy every stream."""
@@ -48,7 +55,8 @@ def call_torch(_cls, function, _types, args=(), kwargs=None):
         return _join(*args, **(kwargs or {}))
     nested = next((value for value in args if isinstance(value, NestedTensor)), None)
     name = getattr(function, "__name__", function)
-    raise TypeError(f"{name}() takes a Tensor, not a NestedTensor." + _advice(nested))
+    advice = IMAGE_ADVICE if function in FOR_IMAGES else ADVICE
+    raise TypeError(f"{name}() takes a Tensor, not a NestedTensor." + _advice(nested, advice))
 
 
 def _join(tensors, dim: int = 0) -> NestedTensor:
@@ -85,16 +93,16 @@ def explain_index(original):
         try:
             return original(self, *args, **kwargs)
         except IndexError as error:
-            raise IndexError(f"{error}.{_advice(self)}") from error
+            raise IndexError(f"{error}.{_advice(self, IMAGE_ADVICE)}") from error
 
     return getitem
 
 
-def _advice(nested: NestedTensor | None) -> str:
-    """What to do with a pair of Ovi's; nothing for streams of other models and for masks."""
+def _advice(nested: NestedTensor | None, advice: str = ADVICE) -> str:
+    """Return what to do with a pair of Ovi's; nothing for streams of other models and for masks."""
     # Not nested.tensors: an object that is being copied has none yet.
     streams = vars(nested).get("tensors", []) if nested is not None else []
-    return ADVICE if is_pair([stream.shape for stream in streams]) else ""
+    return advice if is_pair([stream.shape for stream in streams]) else ""
 
 
 METHODS = {

@@ -49,10 +49,14 @@ REFUSED = {
     "another size": lambda x: x.repeat(1, 1, 2, 1, 1),
     "cut in time": lambda x: x.narrow(2, 0, 1),
     "torch's narrow": lambda x: torch.narrow(x, 0, 0, 1),
-    "a function": lambda x: torch.flip(x, dims=[2]),
+    "a function": lambda x: torch.nan_to_num(x),
     "a method": lambda x: x.reshape(-1),
     "an assignment": lambda x: x.__setitem__((slice(None), slice(None), 0), 1),
-    "a part of the picture": lambda x: x[:, :, :1, :1, :1],
+}
+FOR_IMAGES = {
+    "mirrored": lambda x: torch.flip(x, dims=[2]),
+    "turned": lambda x: torch.rot90(x, k=1, dims=[3, 2]),
+    "cut": lambda x: x[:, :, :1, :1],
 }
 
 
@@ -62,6 +66,12 @@ def test_what_only_one_stream_can_is_refused_in_a_sentence(name):
     with pytest.raises(errors, match=ADVICE) as caught:
         REFUSED[name](joint())
     assert "'Ovi Save Latent'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FOR_IMAGES)
+def test_what_takes_dimensions_for_those_of_an_image_is_refused(name):
+    with pytest.raises((IndexError, TypeError), match="made for latents of images.*'Ovi Decode'"):
+        FOR_IMAGES[name](joint())
 
 
 def test_latents_of_unlike_size_form_no_batch():
