@@ -70,7 +70,7 @@ def test_what_only_one_stream_can_is_refused_in_a_sentence(name):
 
 @pytest.mark.parametrize("name", FOR_IMAGES)
 def test_what_takes_dimensions_for_those_of_an_image_is_refused(name):
-    with pytest.raises((IndexError, TypeError), match="made for latents of images.*'Ovi Decode'"):
+    with pytest.raises((IndexError, TypeError), match=r"made for latents of images.*'Ovi Decode'"):
         FOR_IMAGES[name](joint())
 
 
