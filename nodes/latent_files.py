@@ -127,7 +127,7 @@ def _files_in(folder: Path) -> list[str]:
 
 def _path_of(file: str) -> Path:
     """Return a listed file's path; raise ValueError if there is none, or it leads elsewhere."""
-    name, folder = folder_paths.annotated_filepath(file)
+    name, folder = folder_paths.annotated_filepath(str(file))
     folder = Path(folder or folder_paths.get_input_directory()).absolute()
     path = Path(os.path.normpath(folder / name))
     if not path.is_relative_to(folder) or not os.path.isfile(path):

@@ -76,6 +76,7 @@ def _join(tensors, dim: int = 0) -> NestedTensor:
 
 
 def refuse_assignment(self: NestedTensor, _key, _value) -> None:
+    """Raise TypeError, as without this."""
     raise TypeError("'NestedTensor' object does not support item assignment." + _advice(self))
 
 

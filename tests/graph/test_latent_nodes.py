@@ -148,6 +148,7 @@ def test_the_list_has_what_can_be_chosen(runtime):
         ".",
         "a\0b",
         " [output]",
+        5,
     ],
 )
 def test_files_that_are_none_are_refused_before_anything_is_loaded(runtime, graph, file):
