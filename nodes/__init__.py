@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .decode import OviDecode
+from .latent_files import OviLoadLatent, OviSaveLatent
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
 from .load import (
     OviAudioVAELoader,
@@ -31,6 +32,8 @@ NODES = [
     OviSamplerUniPC,
     OviSeparateLatent,
     OviConcatLatent,
+    OviSaveLatent,
+    OviLoadLatent,
     OviDecode,
     OviPreview,
     OviSaveVideo,

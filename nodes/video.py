@@ -1,14 +1,11 @@
 """Step 6: frames and sound become a video file, shown in the node and handed on as VIDEO."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
-from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types, io, ui
 
 from ..ovi_model.core_facts import choose
@@ -16,6 +13,7 @@ from ..ovi_model.log import log
 from ..ovi_model.save.containers import CONTAINERS, Container
 from ..ovi_model.save.file_name import check_prefix, with_name
 from ..ovi_model.save.mux import Clip, split_clips, write_clip
+from .output_folder import next_file, workflow_tags
 
 PREVIEW, PREVIEW_QUALITY = CONTAINERS["webm"], 50  # takes every picture size, and browsers play it
 
@@ -104,7 +102,7 @@ class OviSaveVideo(io.ComfyNode):
         paths, shown = [], []
         for clip in clips:
             path, result = saver.save(
-                clip, container, quality, io.FolderType.output, _metadata(cls.hidden)
+                clip, container, quality, io.FolderType.output, workflow_tags(cls.hidden)
             )
             paths.append(path)
             shown += [result] if container.is_streamable else saver.preview(clip, path.name)
@@ -122,7 +120,8 @@ class _Saver:
         self, clip: Clip, container: Container, quality: int, kind: io.FolderType, metadata: dict
     ) -> tuple[Path, ui.SavedResult]:
         """Return the file, and how the page is told of it."""
-        first, subfolder = _next_file(self.prefix, clip, container.suffix, kind)
+        height, width = clip.frames.shape[1:3]
+        first, subfolder = next_file(self.prefix, (width, height), container.suffix, kind, "video")
         path = write_clip(first, clip, container, quality, metadata, self.on_frame)
         return path, ui.SavedResult(path.name, subfolder, kind)
 
@@ -138,32 +137,6 @@ class _Saver:
             reason = error.__cause__ or error
             log.warning("%s is saved, but cannot be shown in the node: %s", name, reason)
             return []
-
-
-def _next_file(prefix: str, clip: Clip, suffix: str, kind: io.FolderType) -> tuple[Path, str]:
-    """The next free numbered name, as stock save nodes count, and its folder for the page.
-
-    Raises OSError with the folder if it cannot be made or read.
-    """
-    root = folder_paths.get_directory_by_type(kind.value)
-    height, width = clip.frames.shape[1:3]
-    try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            prefix, root, width, height
-        )
-    except OSError as error:
-        raise OSError(
-            error.errno, f"the video could not be saved: {error.strerror}", error.filename
-        ) from error
-    return Path(folder, f"{name}_{max(counter, 1):05}_{suffix}"), subfolder
-
-
-def _metadata(hidden) -> dict[str, str]:
-    """The tags that bring the workflow back when the file is dropped on the canvas."""
-    if args.disable_metadata:
-        return {}
-    tags = {**(hidden.extra_pnginfo or {}), "prompt": hidden.prompt}
-    return {name: json.dumps(value) for name, value in tags.items() if value is not None}
 
 
 def _as_video(

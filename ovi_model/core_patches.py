@@ -1,9 +1,9 @@
 """Every place where ComfyUI is changed, in one list, but for load/core_vae.py, which changes a
 class for the length of one call. This file only installs; what core lacks is done in the rooms.
 
-All changes act on Ovi alone, but for one that changes nothing for others: a nested tensor knows
-`cpu()`. Those for older cores pass through what is already as it should be, so that on a core that
-needs none they change nothing.
+All changes act on Ovi alone, but for those of a nested tensor, which only add what it lacks. Those
+for older cores pass through what is already as it should be, so that on a core that needs none they
+change nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from comfy.nested_tensor import NestedTensor
 
 from . import core_facts
 from .family import IMAGE_MODEL, OviBase, OviConfig, read_unet_config
+from .latent import nested_methods
 from .latent.latents import stream_for
 from .load import checkpoint, lora_names
 from .load.state_dict import DIFFUSION_MODEL
@@ -173,6 +174,10 @@ def _move_to_cpu(_none):
     return lambda self: self.to("cpu")
 
 
+def _add(method):
+    return lambda _none: method
+
+
 _GUIDER = comfy.samplers.CFGGuider
 _OLD = not core_facts.NESTED_LATENTS
 _SINCE = "does it itself since 0.33"
@@ -242,5 +247,24 @@ PATCHES = (
         "Nodes move latents with cpu().",
         _SINCE,
         not hasattr(NestedTensor, "cpu"),
+    ),
+    *(
+        Patch(
+            NestedTensor,
+            name,
+            _add(method),
+            "Nodes for batches of latents ask for it; where it cannot be given, a sentence says "
+            "what to do.",
+            "would need it",
+            not hasattr(NestedTensor, name),
+        )
+        for name, method in nested_methods.METHODS.items()
+    ),
+    Patch(
+        NestedTensor,
+        "__getitem__",
+        nested_methods.explain_index,
+        "A part that only one stream has cannot be cut out of both; the error says so.",
+        "would need the sentence",
     ),
 )

@@ -64,7 +64,7 @@ class OviBase(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs) -> dict:
         """Prompts of both towers, shapes, rotations, clean frames."""
         noise, shapes = kwargs.get("noise"), kwargs.get("latent_shapes")
-        check_is_joint(noise)
+        check_is_joint(noise, shapes)
         if noise is not None and shapes is not None and len(shapes) > 1:
             check_noise(noise, shapes)
             check_streams(shapes)

@@ -74,6 +74,11 @@ WIRINGS = {
         "SetLatentNoiseMask.LATENT > OviConcatLatent.audio_latent",
         "OviConcatLatent.latent > KSampler.latent_image",
     ],
+    "OviSaveLatent": [
+        "SamplerCustomAdvanced.output > OviSaveLatent.latent",
+        "OviSaveLatent.latent > OviDecode.samples",
+    ],
+    "OviLoadLatent": ["OviLoadLatent.latent > KSampler.latent_image"],
     "OviDecode": [
         "SamplerCustomAdvanced.output > OviDecode.samples",
         "VAELoader.VAE > OviDecode.vae",
@@ -98,6 +103,7 @@ FILES = {
     "text_encoders": ["umt5_xxl_fp8_e4m3fn_scaled.safetensors"],
     "vae": ["best_netG.pt", "v1-16.pth", "wan2.2_vae.safetensors"],
 }
+LATENT = "pier_00001_.safetensors"  # in the input folder
 WIDGETS = {
     "prompt": "A woman on a pier says <S>The tide is coming in.<E> Audio: waves, a gull cries.",
     "vae_name": "wan2.2_vae.safetensors",
@@ -182,6 +188,7 @@ def make_files(base: Path) -> None:
         for name in names:
             (base / "models" / folder / name).touch()
     (base / "input").mkdir()
+    (base / "input" / LATENT).touch()
     with Image.open(REPOSITORY / "web" / "docs" / "miniature_speaks.jpg") as sheet:
         sheet.crop((24, 40, 172, 188)).save(base / "input" / "example.png")
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..config import SAMPLE_RATE
 from ..core_facts import choose
 from ..latent.geometry import video_samples
-from ..latent.latents import streams
+from ..latent.latents import clips
 from ..load.audio_vae import is_audio_vae
 from ..load.video_vae import check_video_vae
 from .audio import decode_16k
@@ -27,40 +27,12 @@ def decode(
     Raises ValueError if the latent is not Ovi's pair of video and audio of one length, or a VAE
     does not fit its half.
     """
-    video, audio = _clips(latent)
+    video, audio = clips(latent, "samples")
     _check_vaes(vae, audio_vae)
     frames = choose("tiling", tiling, TILINGS)(vae, video)
     waveform = decode_16k(audio_vae, audio)
     waveform = fit_length(waveform, video_samples(frames.shape[1]))
     return frames.flatten(0, 1), {"waveform": waveform, "sample_rate": SAMPLE_RATE}
-
-
-def _clips(latent: dict) -> tuple[Tensor, Tensor]:
-    """Return the video [B, 48, F, H/16, W/16] and audio [B, 20, L] of as many clips, all of them
-    full of numbers.
-    """
-    video, audio = streams(latent, "samples")
-    if len(video) != len(audio):
-        raise ValueError(
-            f"'samples' has {len(video)} video clips but {len(audio)} sounds; they must be as many."
-        )
-    _check_finite(video, audio)
-    return video, audio
-
-
-def _check_finite(video: Tensor, audio: Tensor) -> None:
-    """Raise ValueError for what a failed sampling would decode to: a black picture, or noise."""
-    failed = [
-        name for name, stream in (("video", video), ("audio", audio)) if not stream.isfinite().all()
-    ]
-    if failed:
-        raise ValueError(
-            f"The {' and '.join(failed)} of 'samples' holds infinite or undefined numbers (NaN): "
-            "the sampling failed. Usual causes: the model computes in fp16, whose range is too "
-            "small for it (start ComfyUI without --force-fp16 and --fp16-unet, use a bf16 file); a "
-            "damaged model file (download it again); a LoRA of another model or at too high a "
-            "strength (try without it)."
-        )
 
 
 def _check_vaes(vae: comfy.sd.VAE, audio_vae: comfy.sd.VAE) -> None:

@@ -32,7 +32,7 @@ def audio_steps(latent_frames: int) -> int:
 
 def is_pair(shapes: list[torch.Size]) -> bool:
     """Whether shapes are those of a video [B, 48, F, H, W] and an audio [B, 20, L]."""
-    return [(len(shape), shape[1]) for shape in shapes] == [
+    return [(len(shape), *shape[1:2]) for shape in shapes] == [
         (5, VIDEO_CHANNELS),
         (3, AUDIO_CHANNELS),
     ]

@@ -11,15 +11,22 @@ from ..core_facts import find_replacement
 from .geometry import check_equally_long, is_pair
 
 
-def check_is_joint(noise: Tensor | None) -> None:
+def check_is_joint(noise: Tensor | None, shapes: list | None = None) -> None:
     """Raise ValueError unless a sampler was given a pack of picture and sound, or a video without
     sound.
+
+    shapes: of what is packed, where it is known.
     """
-    if noise is None or noise.ndim == 5 or (noise.ndim == 3 and noise.shape[1] == 1):
+    is_pack = noise is not None and noise.ndim == 3 and noise.shape[1] == 1
+    is_half = is_pack and shapes is not None and len(shapes) == 1
+    if noise is None or noise.ndim == 5 or (is_pack and not is_half):
         return
-    found = (
-        "sound without a picture" if noise.ndim == 3 else f"a latent of shape {list(noise.shape)}"
-    )
+    if is_half:
+        found = f"a nested latent of one stream, {list(shapes[0])}"
+    elif noise.ndim == 3:
+        found = "sound without a picture"
+    else:
+        found = f"a latent of shape {list(noise.shape)}"
     raise ValueError(
         f"The sampler was given {found}; Ovi samples both together. Connect 'Ovi Latent', or put a "
         "video latent and an audio latent together with 'Ovi Concat Latent'."

@@ -104,6 +104,35 @@ def streams(latent: dict, name: str) -> tuple[Tensor, Tensor]:
     raise ValueError(f"{name} is no latent of picture and sound: its shape is {shapes}. {advice}")
 
 
+def clips(latent: dict, name: str) -> tuple[Tensor, Tensor]:
+    """Return the streams of a latent that is to be seen or kept: of as many clips, full of numbers.
+
+    Raises ValueError, naming the input, for anything else.
+    """
+    video, audio = streams(latent, name)
+    if len(video) != len(audio):
+        raise ValueError(
+            f"'{name}' has {len(video)} video clips but {len(audio)} sounds; they must be as many."
+        )
+    _check_finite(name, video, audio)
+    return video, audio
+
+
+def _check_finite(name: str, video: Tensor, audio: Tensor) -> None:
+    """Raise ValueError for what a failed sampling would decode to: a black picture, or noise."""
+    failed = [
+        stream for stream, x in (("video", video), ("audio", audio)) if not x.isfinite().all()
+    ]
+    if failed:
+        raise ValueError(
+            f"The {' and '.join(failed)} of '{name}' holds infinite or undefined numbers (NaN): "
+            "the sampling failed. Usual causes: the model computes in fp16, whose range is too "
+            "small for it (start ComfyUI without --force-fp16 and --fp16-unet, use a bf16 file); a "
+            "damaged model file (download it again); a LoRA of another model or at too high a "
+            "strength (try without it)."
+        )
+
+
 def stream_for(vae, samples):
     """Return the stream of a pair of Ovi's that a VAE decodes; anything else as it is."""
     parts = samples.unbind() if getattr(samples, "is_nested", False) else []
@@ -164,8 +193,16 @@ def concat(video_latent: dict, audio_latent: dict) -> dict:
         )
         if audio_mask.shape[-1] == audio.shape[-1]:  # of another width, samplers scale it
             audio_mask = _with_steps(audio_mask, steps)
-        latent["noise_mask"] = NestedTensor([video_mask, audio_mask])
+        latent["noise_mask"] = NestedTensor(_of_as_many_clips([video_mask, audio_mask]))
     return latent
+
+
+def _of_as_many_clips(masks: list[Tensor]) -> list[Tensor]:
+    """Repeat the shorter batch of masks, as samplers would, so that clips and masks can be picked
+    by one number.
+    """
+    most = max(map(len, masks))
+    return [comfy.utils.repeat_to_batch_size(mask, most) for mask in masks]
 
 
 def _with_steps(audio: Tensor, steps: int) -> Tensor:
@@ -174,12 +211,16 @@ def _with_steps(audio: Tensor, steps: int) -> Tensor:
 
 
 def _own_mask(samples: Tensor, mask: Tensor | None) -> Tensor:
-    """A stream's mask, ones if it has none; one drawn as an image [N, 1, H, L] for sound loses its
-    height.
+    """A stream's mask, ones if it has none.
+
+    One drawn as images [N, 1, H, W] is one of a clip with N frames for a picture, as samplers read
+    it, and loses its height for sound.
     """
     if mask is None:
         return samples.new_ones(len(samples), 1, *samples.shape[2:])
-    return mask.mean(dim=2) if (samples.ndim, mask.ndim) == (3, 4) else mask
+    if mask.ndim != 4:
+        return mask
+    return mask.mean(dim=2) if samples.ndim == 3 else mask.reshape(1, 1, -1, *mask.shape[2:])
 
 
 def _check_stream(name: str, samples, dimensions: int, channels: int) -> None:

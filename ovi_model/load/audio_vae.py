@@ -82,6 +82,17 @@ class SizedAutoencoder(autoencoder.AudioAutoencoder):
         ).eval()
 
 
+class SamplesPerStep(float):
+    """How many samples core decodes a step to: a fraction, which it rounds to the nearest; called,
+    of so many steps, rounded up in float32, as its resampler does.
+
+    Source: torchaudio, functional/functional.py, _apply_sinc_resample_kernel.
+    """
+
+    def __call__(self, steps: int) -> int:
+        return int(torch.tensor(self * steps, dtype=torch.float32).ceil())
+
+
 def load_audio_vae(vae_path: str | Path, vocoder_path: str | Path | None = None) -> comfy.sd.VAE:
     """Build ComfyUI's audio VAE from a VAE file and a vocoder file, or from one file that holds
     both.
@@ -95,6 +106,7 @@ def load_audio_vae(vae_path: str | Path, vocoder_path: str | Path | None = None)
     else:
         model = SizedAutoencoder(*widths)
         built = vae_around(model, state_dict, autoencoder, "AudioAutoencoder")
+    built.upscale_ratio = SamplesPerStep(built.upscale_ratio)
     reload_with(built.patcher, load_audio_vae, vae_path, vocoder_path)
     return built
 

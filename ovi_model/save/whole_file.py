@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Of files that another process has not finished, or never will. Earlier ones had no random part.
-PARTIAL = re.compile(r"\..+\.partial\.(mp4|webm|mov)")
+PARTIAL = re.compile(r"\..+\.partial\.(mp4|webm|mov|safetensors)")
 LONGEST_WRITE = 24 * 60 * 60  # seconds without a byte, after which nobody writes any more
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
+def write_whole(path: Path, write: Callable[[Path], None], what: str = "video") -> Path:
     """Return the name of a file that write has filled: path, or the next number that is free.
+
+    what: the file holds, for the error.
 
     What write leaves when it fails is removed, and so is what killed processes left in the folder
     a day ago. Raises OSError with the path.
@@ -30,7 +32,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
         return _publish(partial, path)
     except OSError as error:
         raise OSError(
-            error.errno, f"the video could not be saved: {error.strerror}", str(path)
+            error.errno, f"the {what} could not be saved: {error.strerror}", str(path)
         ) from error
 
 

@@ -58,6 +58,34 @@ def test_a_dropped_video_gives_its_workflow_back(served, page):
     assert page.problems == []
 
 
+SAVE_LATENT = """() => {
+    const graph = app.graph, saver = LiteGraph.createNode('OviSaveLatent')
+    graph.add(saver)
+    graph.nodes.find(node => node.type === 'SamplerCustomAdvanced').connect(0, saver, 0)
+    saver.widgets[0].value = 'latents/%date:yyyy%-%RandomNoise.noise_seed%'
+}"""
+
+
+def test_a_dropped_latent_gives_its_workflow_back_and_is_in_the_list(served, page):
+    page.open_template("ovi_miniature")
+    page.set_widgets({"steps": 2, "noise_seed": 5432})
+    page.page.evaluate(SAVE_LATENT)
+    page.press_run()
+    page.play_video()
+    (saved,) = served.base.glob("output/latents/*.safetensors")
+    assert saved.name == f"{date.today().year}-5432_00001_.safetensors"
+    page.clear()
+    page.drop_file(f"/view?filename={saved.name}&subfolder=latents&type=output", saved.name)
+    page.page.wait_for_function("app.graph.nodes.some(node => node.type === 'OviMiniature')")
+    noise = next(node for node in page.api_form().values() if node["class_type"] == "RandomNoise")
+    assert noise["inputs"]["noise_seed"] == 5432
+    listed = page.page.evaluate("fetch('/object_info/OviLoadLatent').then(info => info.json())")
+    (options, *more) = listed["OviLoadLatent"]["input"]["required"]["file"]
+    choices = more[0]["options"] if options == "COMBO" else options
+    assert f"latents/{saved.name} [output]" in choices
+    assert page.problems == []
+
+
 def test_a_file_name_is_filled_in(served, page):
     """With the date and with what another node is set to; what is saved in the workflow stays as
     typed.

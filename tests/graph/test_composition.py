@@ -240,6 +240,24 @@ def test_stock_decoders_take_the_joint_latent(run, graph):
     assert joint[2]["waveform"].std() > 0
 
 
+@pytest.mark.parametrize("length", [37, 121])
+def test_the_stock_tiled_decoder_of_sound_takes_every_length(run, runtime, graph, length):
+    if "VAEDecodeAudioTiled" not in runtime.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this core has no VAEDecodeAudioTiled")
+    latent, vae = graph.latent(width=32, height=32, length=length), graph.audio_vae()
+    one, several = (
+        graph.add("VAEDecodeAudioTiled", samples=latent, vae=vae, tile_size=size, overlap=overlap)
+        for size, overlap in ((512, 64), (32, 8))
+    )
+    whole = graph.add("VAEDecodeAudio", samples=latent, vae=vae)
+    graph.show(one, several, whole)
+    result = run(graph)
+    found, tiles, expected = (result.value(link[0])["waveform"] for link in (one, several, whole))
+    torch.testing.assert_close(found, expected.expand_as(found), rtol=0, atol=1e-6)
+    assert tiles.shape == found.shape
+    assert tiles.isfinite().all()
+
+
 def test_frames_are_upscaled_and_saved_by_stock_nodes(run, runtime, graph):
     latent, _ = decoded(graph)
     ours = graph.add(

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.graph
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 PATHS = sorted(FOLDER.glob("*.json"))
 NAMES = [path.stem for path in PATHS]
-TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE = (
+TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE, TWO_PASS, UPSCALE = (
     "ovi_text_to_audio_video",
     "ovi_image_to_audio_video",
     "ovi_recording_to_video",
@@ -34,7 +34,10 @@ TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE = (
     "ovi_few_step_lora",
     "ovi_multi_gpu",
     "ovi_miniature",
+    "ovi_two_pass",
+    "ovi_model_upscale",
 )
+TWICE_AS_LARGE = (LORA, TWO_PASS, UPSCALE)
 # What the canvas shows beside nodes that run, and the widgets it adds of its own.
 NOTES = {"MarkdownNote"}
 ONLY_ON_CANVAS = {"control_after_generate", "upload", "audioUI"}
@@ -126,17 +129,16 @@ def missing_nodes(runtime, name):
     return types - set(runtime.nodes.NODE_CLASS_MAPPINGS)
 
 
-def test_all_eight_are_there():
-    assert sorted(NAMES) == sorted(
-        [TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE]
-    )
+def test_all_ten_are_there():
+    one_pass = [TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE]
+    assert sorted(NAMES) == sorted([*one_pass, TWO_PASS, UPSCALE])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_video_has_the_frames_and_the_sound(make, name):
     prompt, _, video = make(name)
-    scale = 2 if name == LORA else 1
+    scale = 2 if name in TWICE_AS_LARGE else 1
     assert video.frames.shape == (
         SMALL["length"],
         SMALL["height"] * scale,
@@ -208,6 +210,28 @@ def test_the_lora_counts(runtime, make):
         parts(with_lora.value(sampler)), parts(without.value(sampler)), strict=True
     ):
         assert relative_error(changed, plain) > 1e-2
+
+
+def test_the_second_pass_changes_both_streams_of_the_enlarged_first(make):
+    """It starts from the middle of the schedule, at a noise level of 0.83."""
+    prompt, result, _ = make(TWO_PASS)
+    (first,) = [
+        node["inputs"]["latent"][0] for node in prompt.values() if "latent" in node["inputs"]
+    ]
+    (again,) = [
+        node["inputs"]["samples"][0]
+        for node in prompt.values()
+        if node["class_type"] == "OviDecode"
+    ]
+    given = parts(result.value(node_of(prompt, "OviConcatLatent")))
+    made = parts(result.value(again))
+    assert torch.equal(given[1], parts(result.value(first))[1])
+    assert given[0].shape == made[0].shape
+    noise = [float(result.value(prompt[name]["inputs"]["sigmas"][0])[0]) for name in (first, again)]
+    assert noise[0] > 0.99
+    assert 0.8 < noise[1] < 0.85
+    for before, after in zip(given, made, strict=True):
+        assert relative_error(after, before) > 1e-2
 
 
 @pytest.mark.usefixtures("stand_ins")

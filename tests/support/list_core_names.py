@@ -34,8 +34,9 @@ that it lists.
 PATCHED = """## What is changed
 
 One list in [`ovi_model/core_patches.py`](../ovi_model/core_patches.py) holds every change. Each
-calls what was there before. All but `NestedTensor.cpu` act on Ovi alone. None is made where core,
-or another copy of this extension, has registered Ovi before.{briefly}
+calls what was there before. All but those of `NestedTensor`, which only add what it lacks, act on
+Ovi alone. None is made where core, or another copy of this extension, has registered Ovi
+before.{briefly}
 
 | name of core | on | why | newer core |
 |---|---|---|---|

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 VAE, VOCODER, MERGED = "mmaudio_vae_small.pth", "bigvgan_small.pt", "mmaudio_small.safetensors"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folder(small_files):
     return small_files / "vae"
 
@@ -117,6 +117,32 @@ def test_stock_decode_and_encode_work_at_44100(folder):
     torch.testing.assert_close(vae.decode(latents).movedim(-1, 1), resampled)
     mel_frames = (44100 * 16000 // 44100 + 768 - 1024) // 256 + 1
     assert vae.encode(torch.rand(1, 44100, 2) - 0.5).shape == (1, 20, mel_frames // 2)
+
+
+@pytest.fixture(scope="module")
+def stock(folder):
+    """The VAE as core's nodes have it."""
+    return audio_vae.load_audio_vae(folder / VAE, folder / VOCODER)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 47, 157])
+def test_the_stock_tiled_decode_makes_as_many_samples(stock, steps):
+    """Of clips of 37 and 121 frames too, whose sound is no whole number of samples long."""
+    latents = torch.randn(1, 20, steps)
+    whole = stock.decode(latents)
+    at_once = stock.decode_tiled(latents, tile_x=512, tile_y=512, overlap=64)
+    torch.testing.assert_close(at_once, whole.expand_as(at_once), rtol=0, atol=1e-6)
+    # Every fifth step begins with a whole sample; before 0.33 core needs that of each tile.
+    in_tiles = stock.decode_tiled(latents, tile_x=32, tile_y=32, overlap=2)
+    assert in_tiles.shape == at_once.shape
+    assert in_tiles.isfinite().all()
+
+
+def test_samples_are_counted_as_the_resampler_counts(stock):
+    assert stock.upscale_ratio == 512 * 44100 / 16000
+    for steps in (*range(1, 80), 156, 157, 314):
+        made = torchaudio.functional.resample(torch.zeros(1, 512 * steps), 16000, 44100)
+        assert stock.upscale_ratio(steps) == made.shape[-1]
 
 
 def test_nothing_of_comfyui_stays_replaced(folder, monkeypatch):

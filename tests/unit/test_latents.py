@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import comfy.sampler_helpers
 import comfy.utils
 import pytest
 import torch
@@ -36,6 +37,27 @@ def test_a_mask_of_another_width_is_left_for_samplers_to_scale():
     audio["noise_mask"][..., 256:] = 0
     mask = latents.concat(video, audio)["noise_mask"].unbind()[1]
     assert torch.equal(mask, audio["noise_mask"].mean(2))
+
+
+def test_masks_of_unlike_number_are_repeated_to_one():
+    """So that a clip that is picked from the batch by its number has its own of both."""
+    video, audio = pair(clips=3)
+    video["noise_mask"] = torch.rand(1, 1, 7, 4, 4)
+    audio["noise_mask"] = torch.rand(3, 1, 31)
+    masks = latents.concat(video, audio)["noise_mask"].unbind()
+    assert torch.equal(masks[0], video["noise_mask"].expand(3, 1, 7, 4, 4))
+    assert torch.equal(masks[1], audio["noise_mask"])
+
+
+@pytest.mark.parametrize("frames", [1, 7, 13])
+def test_images_as_a_mask_of_the_picture_are_frames_of_one_clip(frames):
+    video, audio = pair(clips=2)
+    video["noise_mask"] = torch.rand(frames, 1, 8, 8)
+    mask, _ = latents.concat(video, audio)["noise_mask"].unbind()
+    assert len(mask) == 2
+    asked = (2, 48, 7, 4, 4), "cpu"
+    before = comfy.sampler_helpers.prepare_mask(video["noise_mask"], *asked)
+    assert torch.equal(comfy.sampler_helpers.prepare_mask(mask, *asked), before)
 
 
 @pytest.mark.parametrize("steps", [29, 33])

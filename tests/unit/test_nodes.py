@@ -74,6 +74,8 @@ CONTRACT = {
     "OviSamplerUniPC": ({"solver": "unipc"}, ["SAMPLER"]),
     "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
     "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
+    "OviSaveLatent": ({"latent": None, "filename_prefix": "latents/Ovi"}, ["LATENT"]),
+    "OviLoadLatent": ({"file": None}, ["LATENT"]),
     "OviDecode": (
         {"samples": None, "vae": None, "audio_vae": None, "tiling": "auto"},
         ["IMAGE", "AUDIO"],

@@ -100,7 +100,11 @@ def test_two_servers_save_one_name_at_once(tmp_path):
 
 
 def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
-    for name in (".k_00001_.partial.mp4", ".a b_00002_.0123456789ab.partial.webm"):
+    for name in (
+        ".k_00001_.partial.mp4",
+        ".a b_00002_.0123456789ab.partial.webm",
+        ".k_00001_.0123456789ab.partial.safetensors",
+    ):
         age(tmp_path / name, TWO_DAYS)
     kept = [
         age(tmp_path / ".k_00002_.partial.mov", ONE_HOUR),

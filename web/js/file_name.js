@@ -1,12 +1,14 @@
-// Lets the name of a saved video hold %date:yyyy-MM-dd% and values of other nodes, %KSampler.seed%, as the page does for
+// Lets the names of saved videos and latents hold %date:yyyy-MM-dd% and values of other nodes, %KSampler.seed%, as the page does for
 // ComfyUI's own nodes that save.
 
 import { app } from "../../../scripts/app.js"
 
+const SAVERS = ["OviSaveVideo", "OviSaveLatent"]
+
 app.registerExtension({
   name: "Ovi.FileName",
   nodeCreated(node) {
-    if (node.comfyClass === "OviSaveVideo") fillName(node.widgets.find((widget) => widget.name === "filename_prefix"))
+    if (SAVERS.includes(node.comfyClass)) fillName(node.widgets.find((widget) => widget.name === "filename_prefix"))
   },
 })
 
