@@ -18,7 +18,6 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from . import core_facts
-from .config import AUDIO_STEPS_PER_INTERVAL
 from .latent.given import check_is_joint, check_noise, check_streams
 from .latent.hold import clean_frames
 from .load import checkpoint, quantization, quanto
@@ -26,7 +25,7 @@ from .load.state_dict import StateDict
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
-from .sample import other_nodes
+from .sample import other_nodes, windows
 from .text import conds
 
 IMAGE_MODEL = "ovi"
@@ -53,6 +52,7 @@ class OviBase(comfy.model_base.BaseModel):
             model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=OviModel
         )
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
+        self.windows_are_anchored = False  # set by each step of context windows
         self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
 
     def process_latent_in(self, latent):
@@ -159,14 +159,12 @@ class OviBase(comfy.model_base.BaseModel):
     def map_context_window_to_modalities(
         self, primary_indices: list[int], latent_shapes, dim: int
     ) -> list[list[int]]:
-        """Give each video window the steps of sound that last from its frames to the next ones."""
+        """Give each video window the steps of sound that were trained with as many frames."""
         if len(latent_shapes) < 2:
             return [primary_indices]
-        total = latent_shapes[1][dim]
-        frames = range(latent_shapes[0][dim])
-        edges = [*(min(total - 1, round(i * AUDIO_STEPS_PER_INTERVAL)) for i in frames), total]
-        steps = [step for i in primary_indices for step in range(edges[i], edges[i + 1])]
-        return [primary_indices, steps]
+        frames, steps = latent_shapes[0][dim], latent_shapes[1][dim]
+        sound = windows.sound_of(primary_indices, frames, steps, self.windows_are_anchored)
+        return [primary_indices, list(sound)]
 
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, _x_in, device, *_args, **_unused

@@ -12,6 +12,7 @@ from core_names import REPOSITORY, CoreNames, read_core_names
 PAGE = REPOSITORY / "docs" / "compatibility.md"
 FACT = re.compile(r'((?:# .+\n)+)([A-Z_]+) = hasattr\((\S+), "(\w+)"\)\n')
 SINCE = re.compile(r"\bsince ([\d.]+)")
+FROM = re.compile(r"\bFrom ([\d.]+) on\b")
 
 HEAD = """# Which ComfyUI, and what of it is used
 
@@ -127,9 +128,11 @@ def brief_changes() -> str:
 
 
 def cores_of(patch) -> str:
-    """Say on which cores a change is made, by what is said of newer ones."""
-    since = SINCE.search(patch.newer)
-    return f"before {since[1]}" if since else "every core"
+    """Say on which cores a change is made, by what is said of it and of newer ones."""
+    since, first = SINCE.search(patch.newer), FROM.search(patch.why)
+    if since:
+        return f"before {since[1]}"
+    return f"from {first[1]} on" if first else "every core"
 
 
 def fact_rows() -> Iterator[tuple[str, ...]]:
