@@ -5,7 +5,8 @@ Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--clip NA
 fp32|bf16|fp8] [--layers N] [--batch N] [--compile] [--repeats N]
 
 Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. The floor does
-the same matrix products and attention, from the same weights, and nothing else. All of them attend
+what floor.py lists: what must be multiplied, from the same weights, and nothing else. The recorded
+floor does what our forward multiplies. Ours embeds the prompt before, as in a run. All of them attend
 with PyTorch's attention as core calls it, on a CUDA card where there is one. They run in turn, so
 that what else the machine does hits them alike: a ratio is the median of the ratios within a turn.
 Weights are random; the reference gets the same, and the outputs must agree. At full size all blocks
@@ -24,7 +25,8 @@ from pathlib import Path
 import torch
 from clips import CLIPS
 from command_line import command, machine, positive
-from floor import record_floor
+from floor import PROMPT, Floor, list_floor
+from recorded_floor import record_floor
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -102,15 +104,24 @@ def random_weight(name: str, shape: torch.Size, device: torch.device) -> Tensor:
     return numbers / 10 + ("norm" in name and name.endswith("weight"))
 
 
-def make_inputs(model: nn.Module, shapes: list, dtype: torch.dtype, device: torch.device) -> tuple:
-    """Return latents, time and text, the same at every run."""
+def make_inputs(
+    model: nn.Module, shapes: list, dtype: torch.dtype, device: torch.device, prompt: int = PROMPT
+) -> tuple:
+    """Return latents, time and text [B, prompt, text_dim], the same at every run."""
     torch.manual_seed(1)
     batch = shapes[0][0]
     latents = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
-    text = torch.randn(batch, model.config.text_length, model.config.text_dim, device=device).to(
-        dtype
-    )
+    length = min(prompt, model.config.text_length)
+    text = torch.randn(batch, length, model.config.text_dim, device=device).to(dtype)
     return latents, torch.full((batch,), TIME, device=device), text
+
+
+def prepare_run(model: nn.Module, latents: list[Tensor], text: Tensor) -> dict:
+    """Return what the sampler makes once a run and hands to every forward."""
+    embedded = model.preprocess_text_embeds(text, text)
+    tables = model.prepare_rotations([latent.shape for latent in latents], text.device)
+    names = ("context", "audio_context")
+    return {**dict(zip(names, embedded, strict=True)), "is_embedded": True, "freqs_cis": tables}
 
 
 def make_reference(checkout: Path, towers: tuple, model: nn.Module) -> nn.Module:
@@ -152,20 +163,26 @@ def contenders(options: argparse.Namespace, device: torch.device) -> list[Conten
     dtype, weights = PRECISIONS[options.dtype]
     towers = clip.towers(options.layers)
     model = make_model(towers, dtype, weights, device)
-    latents, times, text = make_inputs(model, clip.shapes(options.batch), dtype, device)
+    shapes = clip.shapes(options.batch)
+    latents, times, text = make_inputs(model, shapes, dtype, device, options.prompt)
+    prepared = prepare_run(model, latents, text)
 
     def forward(transformer_options: dict, model: Callable = model) -> list[Tensor]:
-        return model(latents, times, text, text, transformer_options=transformer_options)
+        return model(latents, times, **prepared, transformer_options=transformer_options)
 
-    floor = record_floor(model, forward)
-    found = [Contender("ours", lambda: forward({})), Contender("floor", floor)]
+    floor = Floor(list_floor(towers, shapes, options.prompt), dtype, device, model.parameters())
+    found = [
+        Contender("ours", lambda: forward({})),
+        Contender("floor", floor),
+        Contender("recorded floor", record_floor(model, forward)),
+    ]
     if options.compile:
         compiled = torch.compile(model, backend="inductor")
         found.insert(1, Contender("ours, compiled", lambda: forward({}, compiled)))
     if options.reference:
         theirs = make_reference(options.reference, towers, model)
         found.append(Contender("reference", lambda: reference.run(theirs, latents, times, text)))
-        for ours in found[:-2]:
+        for ours in (its for its in found if its.name.startswith("ours")):
             errors = check_outputs(ours.run(), found[-1].run(), dtype)
             print(
                 f"{ours.name} differs from the reference by {errors[0]:.1e} (picture), "
@@ -211,6 +228,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--layers", type=positive, help="how many blocks, else all")
     parser.add_argument("--batch", type=positive, default=1, help="clips at once")
+    parser.add_argument(
+        "--prompt", type=positive, default=PROMPT, help="tokens of the prompt, padding not counted"
+    )
     parser.add_argument(
         "--compile", action="store_true", help="also our model compiled, by inductor"
     )
