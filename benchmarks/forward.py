@@ -1,17 +1,18 @@
-"""Times a forward of the model against its floor and, where a checkout is given, against the
-reference.
+"""Times a forward of the model against its floor and, where checkouts are given, against the
+reference and other implementations.
 
-Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--clip NAME] [--dtype
+Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--peer NAME=PATH ...] [--clip
+NAME] [--dtype
 fp32|bf16|fp8] [--layers N] [--batch N] [--compile] [--repeats N]
 
 Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. The floor does
 what floor.py lists: what must be multiplied, from the same weights, and nothing else. The recorded
-floor does what our forward multiplies. Ours embeds the prompt before, as in a run. All of them attend
-with PyTorch's attention as core calls it, on a CUDA card where there is one. They run in turn, so
-that what else the machine does hits them alike: a ratio is the median of the ratios within a turn.
-Weights are random; the reference gets the same, and the outputs must agree. At full size all blocks
-need 22 GiB in bfloat16; --layers cuts the depth. Peak memory is of a card alone, and without what
-lies there at rest, such as weights, inputs and the floor's buffers.
+floor does what our forward multiplies. Ours embeds the prompt before, as in a run. All of them
+attend with PyTorch's attention as core calls it, on a CUDA card where there is one. They run in
+turn, so that what else the machine does hits them alike: a ratio is the median of the ratios within
+a turn. Weights are random; the others get the same, and the reference's output must agree with
+ours. At full size all blocks need 22 GiB in bfloat16; --layers cuts the depth. Peak memory is of a
+card alone, and without what lies there at rest, such as weights, inputs and the floor's buffers.
 """
 
 import argparse
@@ -20,19 +21,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from clips import CLIPS
 from command_line import command, machine, positive
 from floor import PROMPT, Floor, list_floor
+from peers import add_arguments
 from recorded_floor import record_floor
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path += [str(REPOSITORY / folder) for folder in ("tools", "tests/support")]
 
-import reference  # noqa: E402
 from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 GIB = 2**30
@@ -105,14 +107,14 @@ def random_weight(name: str, shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def make_inputs(
-    model: nn.Module, shapes: list, dtype: torch.dtype, device: torch.device, prompt: int = PROMPT
+    config, shapes: list, dtype: torch.dtype, device: torch.device, prompt: int = PROMPT
 ) -> tuple:
     """Return latents, time and text [B, prompt, text_dim], the same at every run."""
     torch.manual_seed(1)
     batch = shapes[0][0]
     latents = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
-    length = min(prompt, model.config.text_length)
-    text = torch.randn(batch, length, model.config.text_dim, device=device).to(dtype)
+    length = min(prompt, config.text_length)
+    text = torch.randn(batch, length, config.text_dim, device=device).to(dtype)
     return latents, torch.full((batch,), TIME, device=device), text
 
 
@@ -124,17 +126,13 @@ def prepare_run(model: nn.Module, latents: list[Tensor], text: Tensor) -> dict:
     return {**dict(zip(names, embedded, strict=True)), "is_embedded": True, "freqs_cis": tables}
 
 
-def make_reference(checkout: Path, towers: tuple, model: nn.Module) -> nn.Module:
-    """Return the reference on the weights of our model, which both then use."""
-    from comfyui_ovi.ovi_model.load.checkpoint import convert_key
-
-    theirs = reference.build(reference.load(checkout, next(model.parameters()).dtype), *towers)
-    ours = model.state_dict()
-    theirs.load_state_dict(
-        {key: ours[convert_key(key)] for key in theirs.state_dict()}, assign=True
-    )
-    theirs.set_rope_params()
-    return theirs.requires_grad_(False)
+def compare(ours: list[Tensor], theirs: tuple) -> list[float]:
+    """Return how far our picture and sound are from another's, each as a share of its size."""
+    pictures, sounds = (torch.stack(list(parts)) for parts in theirs)
+    return [
+        ((mine.double() - other.double()).norm() / other.double().norm()).item()
+        for mine, other in zip(ours, (pictures, sounds.transpose(1, 2)), strict=True)
+    ]
 
 
 def check_outputs(ours: list[Tensor], theirs: tuple, dtype: torch.dtype) -> list[float]:
@@ -142,13 +140,11 @@ def check_outputs(ours: list[Tensor], theirs: tuple, dtype: torch.dtype) -> list
 
     Raises SystemExit when it is more than rounding.
     """
-    pictures, sounds = (torch.stack(parts) for parts in theirs)
-    errors = []
-    for mine, other in zip(ours, (pictures, sounds.transpose(1, 2)), strict=True):
-        errors.append(((mine.double() - other.double()).norm() / other.double().norm()).item())
-        if not errors[-1] <= TOLERANCES[dtype]:
+    errors = compare(ours, theirs)
+    for error in errors:
+        if not error <= TOLERANCES[dtype]:
             raise SystemExit(
-                f"Our output differs from the reference's by {errors[-1]:.1e} of its size, more "
+                f"Our output differs from the reference's by {error:.1e} of its size, more "
                 f"than {TOLERANCES[dtype]:.0e}: the two do not compute the same, so no time was "
                 "compared."
             )
@@ -164,7 +160,7 @@ def contenders(options: argparse.Namespace, device: torch.device) -> list[Conten
     towers = clip.towers(options.layers)
     model = make_model(towers, dtype, weights, device)
     shapes = clip.shapes(options.batch)
-    latents, times, text = make_inputs(model, shapes, dtype, device, options.prompt)
+    latents, times, text = make_inputs(towers[0], shapes, dtype, device, options.prompt)
     prepared = prepare_run(model, latents, text)
 
     def forward(transformer_options: dict, model: Callable = model) -> list[Tensor]:
@@ -179,14 +175,17 @@ def contenders(options: argparse.Namespace, device: torch.device) -> list[Conten
     if options.compile:
         compiled = torch.compile(model, backend="inductor")
         found.insert(1, Contender("ours, compiled", lambda: forward({}, compiled)))
-    if options.reference:
-        theirs = make_reference(options.reference, towers, model)
-        found.append(Contender("reference", lambda: reference.run(theirs, latents, times, text)))
+    for peer in options.peer or []:
+        theirs = peer.build_with_weights(towers, model)
+        run = partial(peer.run, theirs, latents, times, text)
+        found.append(Contender(peer.name, run))
         for ours in (its for its in found if its.name.startswith("ours")):
-            errors = check_outputs(ours.run(), found[-1].run(), dtype)
+            judge = check_outputs if peer.name == "reference" else compare
+            given = (ours.run(), run()) + (dtype,) * (judge is check_outputs)
+            picture, sound = judge(*given)
             print(
-                f"{ours.name} differs from the reference by {errors[0]:.1e} (picture), "
-                f"{errors[1]:.1e} (sound)"
+                f"{ours.name} differs from {peer.name} by {picture:.1e} (picture), {sound:.1e} "
+                "(sound)"
             )
     return found
 
@@ -219,9 +218,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
-    parser.add_argument(
-        "--reference", type=Path, help="a checkout of character-ai/Ovi, to time it as well"
-    )
+    add_arguments(parser)
     parser.add_argument("--clip", choices=CLIPS, default="small", help="which size")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="fp32", help="precision; fp8: of the weights alone"
@@ -238,8 +235,8 @@ def parse() -> argparse.Namespace:
         "--repeats", type=positive, default=5, help="how many turns, after one to warm up"
     )
     options = parser.parse_args()
-    if options.reference and options.dtype == "fp8":
-        parser.error("the reference has no fp8 weights: leave --reference or --dtype fp8 out")
+    if options.peer and options.dtype == "fp8":
+        parser.error("peers have no fp8 weights here: leave them or --dtype fp8 out")
     return options
 
 

@@ -1,5 +1,5 @@
 """The recorded floor of a forward: the matrix products, convolutions and attention that it calls,
-recorded once and run again. What a forward multiplies in vain is in it; floor.py lists what it must.
+recorded once and run again. What it multiplies in vain is in it; floor.py lists what it must.
 
 Each call comes with the model's own weights; what the model computed is replaced by random numbers
 of the same shape, strides and precision, one buffer for all arguments that agree in these and in

@@ -37,7 +37,7 @@ def model():
 def runner(model):
     """The forward of a model as record_floor wants it."""
     device = next(model.parameters()).device
-    latents, times, text = forward.make_inputs(model, TINY.shapes(), torch.float32, device)
+    latents, times, text = forward.make_inputs(model.config, TINY.shapes(), torch.float32, device)
     with torch.no_grad():
         prepared = forward.prepare_run(model, latents, text)
     return lambda options: model(latents, times, **prepared, transformer_options=options)
@@ -51,7 +51,7 @@ def options(**changed):
         "batch": 1,
         "compile": False,
         "prompt": 9,
-        "reference": None,
+        "peer": None,
     }
     return argparse.Namespace(**defaults | changed)
 
@@ -87,7 +87,7 @@ def test_the_floor_is_what_the_forward_multiplies_but_for_repeated_rows_of_the_p
     towers, shapes, meta = TINY.towers(), TINY.shapes(batch), torch.device("meta")
     products = floor.list_floor(towers, shapes, prompt)
     on_meta = forward.make_model(towers, torch.float32, None, meta)
-    latents, times, text = forward.make_inputs(on_meta, shapes, torch.float32, meta, prompt)
+    latents, times, text = forward.make_inputs(towers[0], shapes, torch.float32, meta, prompt)
     with torch.no_grad():
         prepared = forward.prepare_run(on_meta, latents, text)
     whole = measured(
@@ -106,7 +106,7 @@ def test_the_floor_is_what_the_forward_multiplies_but_for_repeated_rows_of_the_p
     assert sum(its.flop for its in products) == whole.get_total_flops() - repeated
 
 
-def test_the_floor_runs_what_it_lists_and_moves_the_bytes_it_states(model):
+def test_the_floor_runs_what_it_lists_and_moves_the_bytes_it_states():
     products = floor.list_floor(TINY.towers(), TINY.shapes(2), 9)
     runs = floor.Floor(products, torch.float32, torch.device("meta"))
     flop, traffic = (
@@ -271,10 +271,10 @@ def checkout(tmp_path, monkeypatch):
 
 def test_the_reference_loads_without_what_it_needs_and_is_not_written(checkout):
     before = sorted(checkout.rglob("*"))
-    stand_ins = set(reference._stand_ins()) & set(sys.modules)
+    stand_ins = set(reference.stand_ins()) & set(sys.modules)
     model = reference.build(reference.load(checkout, torch.bfloat16), *TINY.towers())
     assert sorted(checkout.rglob("*")) == before
-    assert set(reference._stand_ins()) & set(sys.modules) == stand_ins
+    assert set(reference.stand_ins()) & set(sys.modules) == stand_ins
     assert (model.video_model.config["patch_size"], model.audio_model.config["dim"]) == (
         (1, 2, 2),
         64,
@@ -325,7 +325,12 @@ def test_the_table_of_traffic_sums_up_what_is_not_multiplying(capsys):
     x = torch.zeros(1000, 1000)
     with torch.no_grad(), count:
         nn.functional.gelu(x @ x)
-    traffic.print_table("tiny", 1, [count, count])
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "**" in line]
-    assert lines[0] == ["| **elementwise**", "0.0", "1", "0.0", "1", "1.000", "1.000 |"]
-    assert [row[1:] for row in traffic.rows([count])[-2:]] == [[(0.008, 1)], [(0.02, 2)]]
+    counted = traffic.Counted.of(count)
+    traffic.print_table("tiny", 1, 9, {"ours": counted, "other": counted})
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert lines[-4] == ["| **elementwise**", "0.0", "1", "0.0", "1 |"]
+    assert lines[-1] == ["| ours / this", "1.000", "1.000", "1.000", "1.000 |"]
+    sums = {name: numbers for name, *numbers in traffic.rows([counted])}
+    assert sums["**elementwise**"] == [(0.008, 1)]
+    assert sums["**multiplying**"] == [(0.012, 1)]
+    assert sums["**all**"] == [(0.02, 2)]
