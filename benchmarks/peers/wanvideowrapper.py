@@ -1,7 +1,7 @@
 """rookiestar28/ComfyUI-WanVideoWrapper (of kijai's): clips one by one, as its sampler runs them.
 
 Both towers are one class; its loader adds the layers of fusion, and its sampler hangs the blocks of
-sound under those of the picture. Attention is its mode `comfy`, core's.
+sound under those of the picture. Attention is its default, PyTorch's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ PACKAGE = "peer_wanvideowrapper"
 
 
 def build(checkout: Path, video, audio, dtype: torch.dtype) -> nn.Module:
-    Checkout(PACKAGE, checkout).install()
+    def change(text: str) -> str:
+        # Sizes that it reads back from the device; the meta device could not tell them.
+        kept = "u.shape[2:], device='cpu' if x[0].is_meta else device, dtype=torch.long"
+        return text.replace("u.shape[2:], device=device, dtype=torch.long", kept)
+
+    Checkout(PACKAGE, checkout, change).install()
     with reference.replaced(stand_in("accelerate", init_empty_weights=None)):
         network = import_module(f"{PACKAGE}.wanvideo.modules.model")
 
@@ -36,7 +41,7 @@ def build(checkout: Path, video, audio, dtype: torch.dtype) -> nn.Module:
             patch_size=patch_size,
             text_len=config.text_length,
             model_type="t2v",
-            attention_mode="comfy",
+            attention_mode="sdpa",
             rope_func="default",  # what its sampler sets for Ovi
             dtype=dtype,
         )
