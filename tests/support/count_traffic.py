@@ -254,11 +254,14 @@ def pytorch_attention(_original, *args, **kwargs) -> Tensor:
     return attention_pytorch(*args, **kwargs)
 
 
-def forward_traffic(model: nn.Module, shapes: list, dtype: torch.dtype, **options) -> CountTraffic:
+def forward_traffic(
+    model: nn.Module, shapes: list, dtype: torch.dtype, prepared: dict | None = None, **options
+) -> CountTraffic:
     """Count a forward of an OviModel on the device of its weights.
 
-    shapes: of the latents given, the video's first. dtype: of the activations. options: more
-    transformer_options.
+    shapes: of the latents given, the video's first. dtype: of the activations. prepared: the
+    prompt and what else is made once a run, else a prompt of full length that the forward embeds.
+    options: more transformer_options.
     """
     device = next(model.parameters()).device
     latents = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
@@ -267,13 +270,13 @@ def forward_traffic(model: nn.Module, shapes: list, dtype: torch.dtype, **option
         shapes[0][0], model.config.text_length, model.config.text_dim, dtype=dtype, device=device
     )
     options["optimized_attention_override"] = pytorch_attention
+    prepared = prepared or {"context": text, "audio_context": text}
     count = CountTraffic(device)
     with torch.no_grad(), count.by_part(model), count:
         model(
             latents if len(latents) > 1 else latents[0],
             time,
-            text,
-            text,
+            **prepared,
             transformer_options=options,
         )
     return count
