@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import core_facts
 from .latent.given import check_is_joint, check_noise, check_streams
-from .latent.hold import clean_frames
+from .latent.hold import clean_frames, undo_rounding
 from .load import checkpoint, quantization, quanto
 from .load.state_dict import StateDict
 from .log import log
@@ -54,12 +54,17 @@ class OviBase(comfy.model_base.BaseModel):
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
         self.windows_are_anchored = False  # set by each step of context windows
         self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
+        self.denoise_mask: Tensor | None = None  # of the run, set by extra_conds
+        self.given: Tensor | None = None  # the latent that a run starts from, as it came
 
     def process_latent_in(self, latent):
+        self.given = latent
         return self._on_video(self.latent_format.process_in, latent)
 
     def process_latent_out(self, latent):
-        return self._on_video(self.latent_format.process_out, latent)
+        """Return a sampled latent for other nodes; what was held is what it was, to the bit."""
+        made = self._on_video(self.latent_format.process_out, latent)
+        return undo_rounding(made, self.given, self.denoise_mask)
 
     def extra_conds(self, **kwargs) -> dict:
         """Prompts of both towers, shapes, rotations, clean frames."""
@@ -77,7 +82,8 @@ class OviBase(comfy.model_base.BaseModel):
                 out["freqs_cis"] = conds.CONDTables(
                     self.diffusion_model.prepare_rotations(shapes, noise.device)
                 )
-        self.clean_frames = clean_frames(kwargs.get("denoise_mask"), shapes)
+        self.denoise_mask = kwargs.get("denoise_mask")
+        self.clean_frames = clean_frames(self.denoise_mask, shapes)
         if self.clean_frames is not None:
             out["clean_frames"] = comfy.conds.CONDRegular(self.clean_frames)
         return out
