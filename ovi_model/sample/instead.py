@@ -6,7 +6,7 @@ from __future__ import annotations
 
 STEPS_SAVED = "To save time use 'EasyCache', or fewer steps with a few-step LoRA."
 DETAIL = "Use 'Perturbed-Attention Guidance', or skip_layer of 'Ovi Guidance'."
-SCALES = "Use cfg of the sampler and audio_cfg of 'Ovi Guidance', or 'CFGNorm' and 'RenormCFG'."
+SCALES = "Use cfg of the sampler and audio_cfg of 'Ovi Guidance', or 'RenormCFG' and 'APG'."
 FIRST_FRAME = "To begin with a picture use start_image of 'Ovi Latent'."
 FLOW = (
     "Ovi predicts a flow, at times from 0 to 1000: for another shift use 'ModelSamplingSD3', or "

@@ -13,6 +13,7 @@ from stock_outcomes import (
     GIVES,
     LISTED,
     LISTS,
+    NOTES,
     REFUSES,
     SAME,
     SAMES,
@@ -79,7 +80,7 @@ class Walker:
         changes = list(map(relative_error, made, self._plain(clip)))
         figures = (*(round_figure(x) for x in changes), forwards)
         if max(changes) > LEAST:
-            return Outcome(ACTS, *figures)
+            return Outcome(ACTS, *figures, NOTES.get(name, ""))
         if name in SAME:
             return Outcome(SAMES, *figures, SAME[name])
         if name in LISTED:
@@ -136,11 +137,10 @@ def given(name: str, kinds: list[str], values: list, files: set[Path]) -> Outcom
 
 def refusal(name: str, result) -> Outcome:
     """The outcome of a node whose run ended in an error."""
-    words = result.error.partition("): ")[2]
-    if is_in_words(result.details.get("traceback", [])):
-        return Outcome(REFUSES, says=words)
     if name in LISTED:
         return Outcome(LISTS, says=LISTED[name])
+    if is_in_words(result.details.get("traceback", [])):
+        return Outcome(REFUSES, says=result.error.partition("): ")[2])
     return Outcome(FAILS, says=result.error)
 
 

@@ -30,6 +30,18 @@ class Outcome:
     says: str = ""  # the words it refuses with, or the reason why it may
 
 
+# It acts, but not quite as on other models.
+PACK = "core hands over picture and sound as one row of numbers: {}"
+NOTES = {
+    "CFGNorm": PACK.format("norms are those of single numbers, not of channels"),
+    "DualModelGuider": "with two files: copies of one share weights, and one LoRA holds for both",
+    "FreSca": PACK.format("frequencies are those of the row, not of the picture"),
+    "Mahiro": PACK.format("directions are those of single numbers, not of channels"),
+    "ModelMergeBlocks": "the first number, since Ovi has no names of a U-Net",
+    "ModelNoiseScale": "for models that were trained with louder noise; Ovi was not",
+    "RenormCFG": PACK.format("the norm is that of both"),
+    "RescaleCFG": PACK.format("the deviation is that of both"),
+}
 # The same clip is right.
 SAME = {
     "BasicScheduler": "makes the noise levels that KSampler makes itself",
