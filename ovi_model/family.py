@@ -116,6 +116,11 @@ class OviBase(comfy.model_base.BaseModel):
         **kwargs,
     ):
         """Run one step, after a look at what nodes made for other models ask of it."""
+        if c_crossattn is None:
+            raise ValueError(
+                "A guider asks for a prediction without a prompt, which Ovi was not trained for: "
+                "connect its input 'negative' with 'Ovi Text Encode', an empty text if need be."
+            )
         other_nodes.check(self.diffusion_model, self.current_patcher, transformer_options)
         other_nodes.say_where_guidance_is_split(transformer_options)
         return super().apply_model(
