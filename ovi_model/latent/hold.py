@@ -23,8 +23,9 @@ CLEAN = 2.0**-100
 # Marks of masks that were scaled are off by a rounding.
 _LOWEST, HELD = CLEAN / 2, CLEAN * 2
 
-# Between a latent and the same after it was normalised, sampled and brought back.
-ROUNDING = 1e-3
+# Between a latent and the same after it was normalised, sampled and brought back. Core's uni_pc
+# ends at a noise level of 0.001, not at 0.
+ROUNDING = 1e-2
 
 
 def clean_frames(denoise_mask: Tensor | None, shapes) -> Tensor | None:
