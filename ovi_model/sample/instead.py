@@ -32,8 +32,8 @@ INSTEAD = {
     "WanVideoNAG": "replaces the read of the prompt by Wan's. Use ComfyUI's 'Normalized Attention "
     "Guidance' (since 0.33), which acts on both towers.",
     "FluxKVCache": f"keeps what Flux reads of reference pictures. {STEPS_SAVED}",
-    "WanInfiniteTalkToVideo": "lets Wan 2.1 speak to a recording. On Ovi hold the sound: 'Set "
-    "Latent Noise Mask' on the audio latent, before 'Ovi Concat Latent'.",
+    "WanInfiniteTalkToVideo": "lets Wan 2.1 speak to a recording. On Ovi use 'Ovi Hold "
+    "Sound', as the workflow 'ovi_recording_to_video' does.",
     "HiDreamO1PatchSeamSmoothing": f"moves a picture over a grid of patches; it {ONE_PICTURE}",
     "LatentApplyOperationCFG": f"changes latents between steps; it {ONE_PICTURE} {SCALES}",
     "VideoLinearCFGGuidance": "gives every frame of Stable Video Diffusion, one sample each, a "
