@@ -72,7 +72,7 @@ def main() -> None:
     rows = [row for row in rows if not options.only or options.only in row.name]
     state = prepare(options)
     limit = options.limit or (SHORT_LIMIT if options.short else LIMIT)
-    left = runner.Runner(state, worker_arguments(options), limit).run(rows)
+    left = runner.Runner(state, worker_command(options), limit).run(rows)
     print(f"\n{report.heading(state.about)}\n\n{report.table(rows, state.rows)}\n")
     print(f"```json\n{report.as_json(rows, state.about, state.rows)}\n```")
     if left:
@@ -89,13 +89,14 @@ def prepare(options: argparse.Namespace) -> runner.State:
     return runner.State.read(path)
 
 
-def worker_arguments(options: argparse.Namespace) -> list[str]:
-    """What a worker must be told, with whole paths, for it runs in another folder."""
-    told = [f"--{name}" for name in ("cpu", "small") if getattr(options, name)]
+def worker_command(options: argparse.Namespace) -> list[str]:
+    """What starts a worker, with whole paths, for it runs in another folder."""
+    command = [sys.executable, "-m", "card"]
+    command += [f"--{name}" for name in ("cpu", "small") if getattr(options, name)]
     for name in ("comfyui", "packed"):
         path = getattr(options, name)
-        told += [f"--{name}", str(path.resolve())] if path else []
-    return told
+        command += [f"--{name}", str(path.resolve())] if path else []
+    return [*command, "--worker"]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ class Absent:
         return args[0] if len(args) == 1 and callable(args[0]) else Absent()
 
     def __mro_entries__(self, _bases) -> tuple:
-        return (Absent,)
+        # A class of its own, since a class may derive from several that are absent.
+        return (type("Absent", (Absent,), {}),)
 
     def __or__(self, _other):
         return Absent()

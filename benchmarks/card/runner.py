@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,22 +42,26 @@ class State:
 class Runner:
     """Measures what is not yet in the state.
 
-    arguments: of the worker, which say where ComfyUI is and what to measure on.
+    command: starts a worker; the file for its results follows, and names of rows come as JSON.
     """
 
     state: State
-    arguments: list[str]
+    command: list[str]
     limit: float
     row_limit: float = ROW_LIMIT
     say: Callable[[str], None] = print
+    clock: Callable[[], float] = time.monotonic
 
     def run(self, rows: list[Row]) -> list[str]:
         """Measure rows until the time is over; return the names of those left."""
-        end = time.monotonic() + self.limit
-        while left := [row.name for row in rows if row.name not in self.state.rows]:
-            if time.monotonic() >= end or not self._run_worker(left, end):
-                return left
-        return []
+        end = self.clock() + self.limit
+        is_over = False
+        while (left := self._left(rows)) and not is_over:
+            is_over = self.clock() >= end or not self._run_worker(left, end)
+        return left
+
+    def _left(self, rows: list[Row]) -> list[str]:
+        return [row.name for row in rows if row.name not in self.state.rows]
 
     def _run_worker(self, names: list[str], end: float) -> bool:
         """Run one worker over the rows; return False when the time was over."""
@@ -66,32 +69,33 @@ class Runner:
         results, errors = folder / "worker.jsonl", folder / "worker.log"
         results.unlink(missing_ok=True)
         results.touch()
-        command = [sys.executable, "-m", "card", "--worker", str(results), *self.arguments]
         with errors.open("w", encoding="utf-8") as log:
             worker = subprocess.Popen(
-                command, cwd=BENCHMARKS, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
+                [*self.command, str(results)],
+                cwd=BENCHMARKS,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                text=True,
             )
             worker.stdin.write(json.dumps(names))
             worker.stdin.close()
-            follower = _Follower(self, results)
-            while worker.poll() is None:
+            follower, stopped = _Follower(self, results), ""
+            while worker.poll() is None and not stopped:
                 time.sleep(LOOK_EVERY)
                 follower.look()
-                is_over = time.monotonic() >= end
-                if is_over or follower.is_stuck():
-                    worker.kill()
-                    worker.wait()
-                    break
+                stopped = "time" if self.clock() >= end else "row" * follower.is_stuck()
+            if stopped:
+                worker.kill()
+                worker.wait()
             follower.look()
-        if worker.returncode == 0:
-            return True
-        if time.monotonic() >= end:
-            return False
+        if worker.returncode == 0 or stopped == "time":
+            return not stopped
         if follower.begun is None:
-            raise SystemExit(f"The worker did not start:\n{_last_lines(errors)}")
+            raise SystemExit(f"The worker ended before a row began:\n{_last_lines(errors)}")
         why = (
             f"took longer than {self.row_limit:.0f} s"
-            if follower.is_stuck()
+            if stopped
             else f"the process ended: {_last_lines(errors, 1)}"
         )
         follower.note({"row": follower.begun, "failed": why})
@@ -104,7 +108,7 @@ class _Follower:
     def __init__(self, runner: Runner, path: Path):
         self.runner, self.path, self.read = runner, path, 0
         self.begun: str | None = None
-        self.since = time.monotonic()
+        self.since = self.runner.clock()
 
     def look(self) -> None:
         text = self.path.read_text(encoding="utf-8")
@@ -119,16 +123,16 @@ class _Follower:
         if "about" in line:
             state.about = line["about"]
         elif "begun" in line:
-            self.begun, self.since = line["begun"], time.monotonic()
+            self.begun, self.since = line["begun"], self.runner.clock()
         else:
             name = line.pop("row")
             state.rows[name] = line
             state.write()
-            self.begun, self.since = None, time.monotonic()
+            self.begun, self.since = None, self.runner.clock()
             self.runner.say(f"{name}: {line.get('failed') or 'measured'}")
 
     def is_stuck(self) -> bool:
-        return time.monotonic() - self.since > self.runner.row_limit
+        return self.runner.clock() - self.since > self.runner.row_limit
 
 
 def _last_lines(log: Path, count: int = 15) -> str:
