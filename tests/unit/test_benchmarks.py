@@ -10,11 +10,8 @@ import find_comfyui
 import floor
 import forward
 import pytest
-<<<<<<< HEAD
-import recorded_floor
-=======
 import quantised
->>>>>>> wt-quant
+import recorded_floor
 import reference
 import torch
 import traffic
@@ -329,7 +326,6 @@ def test_the_table_of_traffic_sums_up_what_is_not_multiplying(capsys):
     x = torch.zeros(1000, 1000)
     with torch.no_grad(), count:
         nn.functional.gelu(x @ x)
-<<<<<<< HEAD
     counted = traffic.Counted.of(count)
     traffic.print_table("tiny", 1, 9, {"ours": counted, "other": counted})
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line]
@@ -339,11 +335,6 @@ def test_the_table_of_traffic_sums_up_what_is_not_multiplying(capsys):
     assert sums["**elementwise**"] == [(0.008, 1)]
     assert sums["**multiplying**"] == [(0.012, 1)]
     assert sums["**all**"] == [(0.02, 2)]
-=======
-    traffic.print_table("tiny", 1, [count, count])
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "**" in line]
-    assert lines[0] == ["| **elementwise**", "0.0", "1", "0.0", "1", "1.000", "1.000 |"]
-    assert [row[1:] for row in traffic.rows([count])[-2:]] == [[(0.008, 1)], [(0.02, 2)]]
 
 
 @pytest.mark.parametrize(
@@ -352,4 +343,3 @@ def test_the_table_of_traffic_sums_up_what_is_not_multiplying(capsys):
 )
 def test_an_interval_of_a_share_is_wilsons(share, count, interval):
     assert quantised.wilson(share, count) == pytest.approx(interval, abs=1e-4)
->>>>>>> wt-quant
