@@ -167,18 +167,21 @@ def row(parts: generate.Parts, variant: Variant, clips: int) -> str:
     cells += [f"{mean(len(cost.rows) for cost in costs):.1f}"]
     cells += [f"{mean(sum(cost.rows) for cost in costs):.1f}"]
     cells += [f"{median(cost.seconds for cost in costs):.2f}"]
-    line = f"| {' | '.join(cells)} |"
-    print(line, flush=True)
-    return line
+    return f"| {' | '.join(cells)} |"
 
 
 def table(parts: generate.Parts, variants: tuple[Variant, ...], clips: int) -> str:
-    """Return a Markdown table with a line for each variant, and what it was made with."""
+    """Return a Markdown table with a line for each variant, each printed as it is made, and what it
+    was made with.
+    """
     from comfyui_version import __version__
 
     head = ["", "sounds", *COLUMNS.values(), "forwards", "rows", "seconds"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [row(parts, variant, clips) for variant in variants]
+    lines = [f"| {' | '.join(head)} |\n{'|---' * len(head)}|"]
+    print(lines[0])
+    for variant in variants:
+        lines.append(row(parts, variant, clips))
+        print(lines[-1], flush=True)
     return "\n".join([*lines, "", f"{clips} clips each, ComfyUI {__version__}."])
 
 
@@ -208,7 +211,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Make the tables; write each as soon as it is made."""
+    """Make the tables; each is written as soon as it is whole."""
     options = parse_options()
     import_comfy(options.comfyui)
     parts = generate.load(evaluate.REPOSITORY / "miniature")
