@@ -25,6 +25,7 @@ from .load.state_dict import StateDict
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
+from .preview.live import middle_frame
 from .sample import other_nodes, windows
 from .text import conds
 
@@ -32,14 +33,13 @@ IMAGE_MODEL = "ovi"
 
 
 class OviLatent(comfy.latent_formats.Wan22):
-    """The video latent of Wan 2.2; previews show a frame of the picture."""
+    """The video latent of Wan 2.2; previews show a frame of the picture, not the first, which
+    image-to-video holds from the start.
+    """
 
     def __init__(self):
         super().__init__()
-        self.latent_rgb_factors_reshape = _middle_frame
-        if not core_facts.NESTED_LATENTS:
-            # The previewer of those cores cannot take a nested latent.
-            self.taesd_decoder_name = None
+        self.latent_rgb_factors_reshape = middle_frame
 
 
 class OviBase(comfy.model_base.BaseModel):
@@ -284,12 +284,3 @@ def read_unet_config(state_dict: StateDict, prefix: str, metadata: dict | None) 
         "layer_formats": formats,
         "model_channels": video_config.dim,  # nodes made for U-Nets read it before anything else
     }
-
-
-def _middle_frame(latent):
-    """The picture in what a previewer is given; not the first, which image-to-video holds from the
-    start.
-    """
-    video = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
-    middle = video.shape[2] // 2
-    return video[:, :, middle : middle + 1]
