@@ -96,7 +96,8 @@ def start(comfyui: Path | None, packed: Path | None, cpu: bool) -> torch.device:
     from comfy.cli_args import args
 
     args.cpu = cpu
-    args.use_pytorch_cross_attention = True
+    # Which a card gets by itself; asked for there, other attentions would not be found.
+    args.use_pytorch_cross_attention = cpu
     import_extension()
     from comfyui_ovi.ovi_model import core_patches
 
