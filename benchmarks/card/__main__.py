@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import pack, report, runner, worker
+from . import pack, report, runner
 from .rows import all_rows, short_rows
 
 SHORT_LIMIT, LIMIT = 235.0, 585.0
@@ -54,6 +54,10 @@ def main() -> None:
     """Measure, or gather what is needed to."""
     options = parse()
     if options.worker:
+        if options.packed:
+            pack.add_site(options.packed)
+        from . import worker
+
         worker.work(
             json.load(sys.stdin),
             options.worker,

@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from .boot import UNUSED
+from .absent import UNUSED
 
 LIMIT_MB = 60
 ARCHIVE, CONTENTS = "pack.tar.xz", ("ComfyUI", "site")
@@ -164,6 +164,14 @@ def download(wanted: dict[str, str], folder: Path, python: str) -> None:
     )
     if fetched.returncode:
         raise SystemExit(f"Not all wheels could be fetched:\n{fetched.stderr[-2000:]}")
+
+
+def add_site(folder: Path) -> None:
+    """Let imports find the packages, those installed first.
+
+    Before PyTorch is imported, which looks for numpy then and never again.
+    """
+    sys.path.append(str(folder / "site"))
 
 
 def unpack(folder: Path) -> None:
