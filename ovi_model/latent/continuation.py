@@ -1,0 +1,115 @@
+"""A clip that goes on from a film: its end, pictures and sound, held at the start of a new clip."""
+
+from __future__ import annotations
+
+import torch
+from comfy.nested_tensor import NestedTensor
+from torch import Tensor
+
+from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP, TEMPORAL_COMPRESSION
+from ..load.video_vae import check_video_vae
+from . import geometry
+from .latents import empty, unnormalised, with_steps
+from .pictures import is_finite, to_rgb
+
+# The end of the film that both clips show: 4 latent frames, and the 16 audio steps that they last.
+# Measured on the miniature: 5 frames continue a third of what 13 do.
+HELD_FRAMES, HELD_LATENT_FRAMES, HELD_STEPS = 13, 4, 16
+# Audio steps of the film that are encoded before those: half a second, for the VAE's receptive
+# field.
+STEPS_BEFORE = 16
+
+# Frames a second that count as 24; television's 23.976 drifts a frame in 42 s.
+RATE_TOLERANCE = 0.001
+
+
+def sample_at(frame: int, rate: int) -> int:
+    """Return the sample that a frame of a film begins with, in a sound of a rate in Hz: the nearest
+    one, later where two are.
+    """
+    return (2 * frame * rate + FRAME_RATE) // (2 * FRAME_RATE)
+
+
+def length_of(seconds: float) -> int:
+    """Return the frames of a clip that adds so many seconds to a film, to the nearest sixth of one.
+
+    Raises ValueError for less than that.
+    """
+    intervals = round(seconds * FRAME_RATE / TEMPORAL_COMPRESSION)
+    if intervals < 1:
+        raise ValueError(
+            f"seconds is {seconds:g}; a clip goes on for at least {TEMPORAL_COMPRESSION} frames, "
+            f"{TEMPORAL_COMPRESSION / FRAME_RATE:.3f} s."
+        )
+    return HELD_FRAMES + intervals * TEMPORAL_COMPRESSION
+
+
+def check_frame_rate(fps: float) -> None:
+    """Raise ValueError unless a film has Ovi's frame rate."""
+    if not abs(fps - FRAME_RATE) <= RATE_TOLERANCE:
+        raise ValueError(
+            f"fps is {fps:g}; Ovi's clips have {FRAME_RATE} frames a second, and what goes on from "
+            f"a film must have its rate. Bring the video to {FRAME_RATE} frames a second first: in "
+            "its loader, or in a video editor."
+        )
+
+
+def end_of_sound(waveform: Tensor, rate: int, frames: int) -> Tensor:
+    """Return the part of a film's sound [C, samples] that is encoded, from half a second before the
+    frames held to the last of them, at the same rate; silence stands for what is not there.
+    """
+    first = sample_at(frames - HELD_FRAMES, rate)
+    start = first - round(STEPS_BEFORE * SAMPLES_PER_STEP / SAMPLE_RATE * rate)
+    stop = sample_at(frames, rate)
+    heard = waveform[:, max(0, start) : stop]
+    missing = stop - min(stop, waveform.shape[1])
+    return torch.nn.functional.pad(heard, (max(0, -start), missing))
+
+
+def seconds_encoded(length: int) -> float:
+    """Return how long the sound is that is encoded for a clip of so many frames."""
+    steps = STEPS_BEFORE + geometry.audio_steps(geometry.latent_frames(length))
+    return steps * SAMPLES_PER_STEP / SAMPLE_RATE
+
+
+def continue_film(vae, audio_vae, images: Tensor, sound: Tensor, samples: int, length: int) -> dict:
+    """Return the latent of a clip of so many frames that begins with a film's last ones.
+
+    images [N, H, W, C]: the film; sound [1, N]: what end_of_sound gave, mono, at the rate at which
+    the VAE takes sound; samples: of seconds_encoded at that rate, filled up with silence. All of it
+    is held by hard masks: the first frame clean, the rest noised to the level of the run.
+    Raises ValueError for pictures or a VAE that cannot be used.
+    """
+    tail = to_rgb(images[-HELD_FRAMES:])
+    height, width = tail.shape[1:3]
+    _check_size(width, height)
+    if not is_finite(tail):
+        raise ValueError(
+            "images hold NaN or infinite values in the last frames: the node that made them "
+            "failed; check its inputs."
+        )
+    check_video_vae(vae, "Ovi Continue")
+    video, audio = empty(width, height, length, 1)["samples"].unbind()
+    video = unnormalised(video)
+    video[:, :, :HELD_LATENT_FRAMES] = vae.encode(tail)[:, :, :HELD_LATENT_FRAMES].to(video)
+    to_encode = torch.nn.functional.pad(sound, (0, samples - sound.shape[1]))
+    steps = with_steps(audio_vae.encode(to_encode[..., None]), STEPS_BEFORE + audio.shape[2])
+    audio[..., :HELD_STEPS] = steps[..., STEPS_BEFORE : STEPS_BEFORE + HELD_STEPS].to(audio)
+    video_mask = video.new_ones(1, 1, *video.shape[2:])
+    audio_mask = audio.new_ones(1, 1, audio.shape[2])
+    video_mask[:, :, :HELD_LATENT_FRAMES] = 0
+    audio_mask[..., :HELD_STEPS] = 0
+    return {
+        "samples": NestedTensor([video, audio]),
+        "noise_mask": NestedTensor([video_mask, audio_mask]),
+    }
+
+
+def _check_size(width: int, height: int) -> None:
+    try:
+        geometry.check_size(width, height, 1)
+    except ValueError as error:
+        raise ValueError(
+            f"images are {width} x {height} pixels. {error} Scale and crop the film to such a size "
+            "first ('Upscale Image')."
+        ) from error
