@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ovi_model.config import FRAME_RATE
 from ..ovi_model.core_facts import choose
-from ..ovi_model.latent import continuation, held_sound
+from ..ovi_model.latent import continuation, held_sound, overlap
 from ..ovi_model.latent.pictures import to_rgb
 from ..ovi_model.save.frames_on_disk import join_on_disk
 from ..ovi_model.save.join import check_film, join_sound, own_frames
@@ -85,12 +85,12 @@ class OviContinue(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return the latent of the next clip."""
         continuation.check_frame_rate(fps)
-        length = continuation.length_of(seconds)
+        length = overlap.length_of(seconds)
         film = read_sound("audio", audio)
         check_film("images", images, "audio", film)
         vae_rate = held_sound.rate_of(audio_vae, "Ovi Continue")
         end = continuation.end_of_sound(film.waveform, film.rate, len(images))
-        samples = round(continuation.seconds_encoded(length) * vae_rate)
+        samples = round(overlap.seconds_encoded(length) * vae_rate)
         to_encode = resample(end.mean(dim=0, keepdim=True), film.rate, vae_rate, samples)
         return io.NodeOutput(
             continuation.continue_film(vae, audio_vae, images, to_encode, samples, length)

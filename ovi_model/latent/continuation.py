@@ -6,42 +6,15 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
-from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP, TEMPORAL_COMPRESSION
+from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP
 from ..load.video_vae import check_video_vae
 from . import geometry
 from .latents import empty, unnormalised, with_steps
+from .overlap import HELD_FRAMES, HELD_LATENT_FRAMES, HELD_STEPS, STEPS_BEFORE, sample_at
 from .pictures import is_finite, to_rgb
-
-# The end of the film that both clips show: 4 latent frames, and the 16 audio steps that they last.
-# Measured on the miniature: 5 frames continue a third of what 13 do.
-HELD_FRAMES, HELD_LATENT_FRAMES, HELD_STEPS = 13, 4, 16
-# Audio steps of the film that are encoded before those: half a second, for the VAE's receptive
-# field.
-STEPS_BEFORE = 16
 
 # Frames a second that count as 24; television's 23.976 drifts a frame in 42 s.
 RATE_TOLERANCE = 0.001
-
-
-def sample_at(frame: int, rate: int) -> int:
-    """Return the sample that a frame of a film begins with, in a sound of a rate in Hz: the nearest
-    one, later where two are.
-    """
-    return (2 * frame * rate + FRAME_RATE) // (2 * FRAME_RATE)
-
-
-def length_of(seconds: float) -> int:
-    """Return the frames of a clip that adds so many seconds to a film, to the nearest sixth of one.
-
-    Raises ValueError for less than that.
-    """
-    intervals = round(seconds * FRAME_RATE / TEMPORAL_COMPRESSION)
-    if intervals < 1:
-        raise ValueError(
-            f"seconds is {seconds:g}; a clip goes on for at least {TEMPORAL_COMPRESSION} frames, "
-            f"{TEMPORAL_COMPRESSION / FRAME_RATE:.3f} s."
-        )
-    return HELD_FRAMES + intervals * TEMPORAL_COMPRESSION
 
 
 def check_frame_rate(fps: float) -> None:
@@ -64,12 +37,6 @@ def end_of_sound(waveform: Tensor, rate: int, frames: int) -> Tensor:
     heard = waveform[:, max(0, start) : stop]
     missing = stop - min(stop, waveform.shape[1])
     return torch.nn.functional.pad(heard, (max(0, -start), missing))
-
-
-def seconds_encoded(length: int) -> float:
-    """Return how long the sound is that is encoded for a clip of so many frames."""
-    steps = STEPS_BEFORE + geometry.audio_steps(geometry.latent_frames(length))
-    return steps * SAMPLES_PER_STEP / SAMPLE_RATE
 
 
 def continue_film(vae, audio_vae, images: Tensor, sound: Tensor, samples: int, length: int) -> dict:

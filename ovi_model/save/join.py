@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP
-from ..latent.continuation import HELD_FRAMES, HELD_STEPS, sample_at
+from ..latent.overlap import HELD_FRAMES, HELD_STEPS, sample_at
 from ..latent.pictures import check_pictures, is_finite, to_rgb
 from ..log import log
 from .sound import Sound, resample
