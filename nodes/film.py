@@ -1,5 +1,6 @@
 """Films of several clips: a clip that goes on from another, and both joined."""
 
+import math
 from pathlib import Path
 
 import folder_paths
@@ -7,7 +8,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ovi_model.config import FRAME_RATE
+from ..ovi_model.config import FRAME_RATE, SAMPLE_RATE
 from ..ovi_model.core_facts import choose
 from ..ovi_model.latent import continuation, held_sound, overlap
 from ..ovi_model.latent.pictures import to_rgb
@@ -90,11 +91,14 @@ class OviContinue(io.ComfyNode):
         check_film("images", images, "audio", film)
         vae_rate = held_sound.rate_of(audio_vae, "Ovi Continue")
         end = continuation.end_of_sound(film.waveform, film.rate, len(images))
-        samples = round(overlap.seconds_encoded(length) * vae_rate)
-        to_encode = resample(end.mean(dim=0, keepdim=True), film.rate, vae_rate, samples)
-        return io.NodeOutput(
-            continuation.continue_film(vae, audio_vae, images, to_encode, samples, length)
+        mono = end.mean(dim=0, keepdim=True)
+        known = resample(
+            mono, film.rate, SAMPLE_RATE, math.ceil(end.shape[1] * SAMPLE_RATE / film.rate)
         )
+        at_16k = continuation.sound_to_encode(known, length)
+        samples = round(at_16k.shape[1] * vae_rate / SAMPLE_RATE)
+        to_encode = resample(at_16k, SAMPLE_RATE, vae_rate, samples)
+        return io.NodeOutput(continuation.continue_film(vae, audio_vae, images, to_encode, length))
 
 
 def _in_memory(film: Tensor, own: Tensor) -> Tensor:

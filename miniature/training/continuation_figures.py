@@ -32,7 +32,7 @@ sys.path.append(str(REPOSITORY / "tools"))
 from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 import_extension()
-from comfyui_ovi.miniature.training import evaluate, generate, world  # noqa: E402
+from comfyui_ovi.miniature.training import generate, world  # noqa: E402
 from comfyui_ovi.miniature.training.judge import (  # noqa: E402
     IN_SYNC,
     Verdict,
@@ -147,7 +147,8 @@ def next_caption(film: Film, new_events: int) -> tuple[str, int]:
     how many are new.
     """
     verdict = judge(film.frames[-WINDOW:], film.sound[-_samples(WINDOW) :], film.scene)
-    first = min(WINDOW, len(film.frames)) - HELD_FRAMES
+    # No clip of the world shows an event before its fifth frame, so that none is counted there.
+    first = min(WINDOW, len(film.frames)) - HELD_FRAMES + world.FIRST_EVENT[0]
     held = sum(event >= first for event in verdict.seen)
     count = min(max(world.COUNTS), held + new_events)
     return replace(film.scene, count=count).caption(), count - held

@@ -10,7 +10,16 @@ from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP
 from ..load.video_vae import check_video_vae
 from . import geometry
 from .latents import empty, unnormalised, with_steps
-from .overlap import HELD_FRAMES, HELD_LATENT_FRAMES, HELD_STEPS, STEPS_BEFORE, sample_at
+from .linear_prediction import go_on
+from .overlap import (
+    HELD_FRAMES,
+    HELD_LATENT_FRAMES,
+    HELD_STEPS,
+    MOST_SHORT,
+    SECONDS_BEFORE,
+    STEPS_BEFORE,
+    sample_at,
+)
 from .pictures import is_finite, to_rgb
 
 # Frames a second that count as 24; television's 23.976 drifts a frame in 42 s.
@@ -28,23 +37,43 @@ def check_frame_rate(fps: float) -> None:
 
 
 def end_of_sound(waveform: Tensor, rate: int, frames: int) -> Tensor:
-    """Return the part of a film's sound [C, samples] that is encoded, from half a second before the
-    frames held to the last of them, at the same rate; silence stands for what is not there.
+    """Return the end [C, samples] of a film's sound at the same rate: half a second before the
+    frames held, and what sounds with them. Silence stands for what is before the film.
     """
-    first = sample_at(frames - HELD_FRAMES, rate)
-    start = first - round(STEPS_BEFORE * SAMPLES_PER_STEP / SAMPLE_RATE * rate)
-    stop = sample_at(frames, rate)
-    heard = waveform[:, max(0, start) : stop]
-    missing = stop - min(stop, waveform.shape[1])
-    return torch.nn.functional.pad(heard, (max(0, -start), missing))
+    start = sample_at(frames - HELD_FRAMES, rate) - round(SECONDS_BEFORE * rate)
+    heard = waveform[:, max(0, start) : sample_at(frames, rate)]
+    return torch.nn.functional.pad(heard, (max(0, -start), 0))
 
 
-def continue_film(vae, audio_vae, images: Tensor, sound: Tensor, samples: int, length: int) -> dict:
+def sound_to_encode(end: Tensor, length: int) -> Tensor:
+    """Return what is encoded [1, samples] for a clip of so many frames, from the end [1, N] of a
+    film's sound at 16 kHz, which goes on for a moment before silence follows.
+
+    Cut off, a sound is encoded wrongly for 0.1 s before the cut: its last step has 71 % of the
+    error of none in the miniature, 3 % so.
+    """
+    sounding = end[:, : _last(end[0]) + 1]
+    going_on = go_on(sounding[0])[None]
+    steps = STEPS_BEFORE + geometry.audio_steps(geometry.latent_frames(length))
+    samples = steps * SAMPLES_PER_STEP
+    silence = max(0, samples - going_on.shape[1])
+    return torch.nn.functional.pad(going_on, (0, silence))[:, :samples]
+
+
+def _last(sound: Tensor) -> int:
+    """Return the last sample of a sound that is not 0, within MOST_SHORT of its end: what Ovi makes
+    may end before its picture, and is filled up.
+    """
+    earliest = len(sound) - 1 - round(MOST_SHORT * SAMPLE_RATE)
+    return max(earliest, int(sound.nonzero().max()) if sound.any() else 0)
+
+
+def continue_film(vae, audio_vae, images: Tensor, sound: Tensor, length: int) -> dict:
     """Return the latent of a clip of so many frames that begins with a film's last ones.
 
-    images [N, H, W, C]: the film; sound [1, N]: what end_of_sound gave, mono, at the rate at which
-    the VAE takes sound; samples: of seconds_encoded at that rate, filled up with silence. All of it
-    is held by hard masks: the first frame clean, the rest noised to the level of the run.
+    images [N, H, W, C]: the film; sound [1, samples]: of sound_to_encode, at the rate at which the
+    VAE takes sound. All of it is held by hard masks: the first frame clean, the rest noised to the
+    level of the run.
     Raises ValueError for pictures or a VAE that cannot be used.
     """
     tail = to_rgb(images[-HELD_FRAMES:])
@@ -59,8 +88,7 @@ def continue_film(vae, audio_vae, images: Tensor, sound: Tensor, samples: int, l
     video, audio = empty(width, height, length, 1)["samples"].unbind()
     video = unnormalised(video)
     video[:, :, :HELD_LATENT_FRAMES] = vae.encode(tail)[:, :, :HELD_LATENT_FRAMES].to(video)
-    to_encode = torch.nn.functional.pad(sound, (0, samples - sound.shape[1]))
-    steps = with_steps(audio_vae.encode(to_encode[..., None]), STEPS_BEFORE + audio.shape[2])
+    steps = with_steps(audio_vae.encode(sound[..., None]), STEPS_BEFORE + audio.shape[2])
     audio[..., :HELD_STEPS] = steps[..., STEPS_BEFORE : STEPS_BEFORE + HELD_STEPS].to(audio)
     video_mask = video.new_ones(1, 1, *video.shape[2:])
     audio_mask = audio.new_ones(1, 1, audio.shape[2])

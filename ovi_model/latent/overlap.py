@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP, TEMPORAL_COMPRESSION
-from . import geometry
 
 # The end of the film that both clips show: 4 latent frames, and the 16 audio steps that they last.
 # Measured on the miniature: 5 frames continue a third of what 13 do.
@@ -11,6 +10,9 @@ HELD_FRAMES, HELD_LATENT_FRAMES, HELD_STEPS = 13, 4, 16
 # Audio steps of the film that are encoded before those: half a second, for the VAE's receptive
 # field.
 STEPS_BEFORE = 16
+SECONDS_BEFORE = STEPS_BEFORE * SAMPLES_PER_STEP / SAMPLE_RATE
+# Seconds by which the sound that Ovi makes may end before its picture, a step and a half and less.
+MOST_SHORT = 0.056
 
 
 def sample_at(frame: int, rate: int) -> int:
@@ -32,9 +34,3 @@ def length_of(seconds: float) -> int:
             f"{TEMPORAL_COMPRESSION / FRAME_RATE:.3f} s."
         )
     return HELD_FRAMES + intervals * TEMPORAL_COMPRESSION
-
-
-def seconds_encoded(length: int) -> float:
-    """Return how long the sound is that is encoded for a clip of so many frames."""
-    steps = STEPS_BEFORE + geometry.audio_steps(geometry.latent_frames(length))
-    return steps * SAMPLES_PER_STEP / SAMPLE_RATE

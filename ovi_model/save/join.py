@@ -15,8 +15,7 @@ from ..latent.pictures import check_pictures, is_finite, to_rgb
 from ..log import log
 from .sound import Sound, resample
 
-# Seconds. The fade ends a step before what is held does: the sound that Ovi Decode makes may end
-# 0.055 s before its picture, and silence follows.
+# Seconds. The fade ends a step before what is held does, and before the sound that Ovi makes does.
 FADE = 0.040
 FADE_END = (HELD_STEPS - 1) * SAMPLES_PER_STEP / SAMPLE_RATE
 MOST_SHIFT = 0.008
