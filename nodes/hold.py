@@ -203,7 +203,7 @@ class OviTimeMask(io.ComfyNode):
                 _seconds(
                     "ramp",
                     "Seconds inside the span in which the mask rises from 0 to 1 at each edge. 0: "
-                    "a hard edge, which was measured best.",
+                    "a hard edge.",
                 ),
             ],
             outputs=[given],

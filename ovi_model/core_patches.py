@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import comfy.context_windows
 import comfy.lora
 import comfy.model_detection
 import comfy.samplers
@@ -29,7 +30,7 @@ from .load import checkpoint, lora_names
 from .load.state_dict import DIFFUSION_MODEL
 from .load.weight_file import find_tensors
 from .log import log
-from .sample import nested_latents
+from .sample import nested_latents, windows
 
 
 class Patch(NamedTuple):
@@ -228,6 +229,15 @@ PATCHES = (
         "The model is not told what the pack holds.",
         _SINCE,
         _OLD,
+    ),
+    Patch(
+        comfy.context_windows.IndexListContextHandler,
+        "evaluate_context_windows",
+        partial(windows.anchor_both, is_ours=_is_ours),
+        "From 0.26 on an anchor is put before a window's picture alone, and the timesteps of a "
+        "batch are cut as if they were of frames.",
+        "would need both",
+        core_facts.NESTED_WINDOWS,
     ),
     *(
         Patch(

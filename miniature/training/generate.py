@@ -98,10 +98,15 @@ def hold(parts: Parts, clip: Clip, stream: str, latent: dict) -> dict:
 
 
 def make_clip(
-    parts: Parts, caption: str, seed: int, guidance: Guidance, latent: dict | None = None
+    parts: Parts,
+    caption: str,
+    seed: int,
+    guidance: Guidance,
+    latent: dict | None = None,
+    held: str = "as given",
 ) -> tuple[Tensor, Tensor]:
     """Return frames [F, H, W, 3] and sound [samples] of a caption; latent: what empty() or hold()
-    gave.
+    gave; held: as 'Ovi Decode' has it.
     """
     nodes = import_nodes()
     negatives = {
@@ -122,7 +127,7 @@ def make_clip(
     (noise,) = _run(nodes.RandomNoise, noise_seed=seed)
     how = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
     sampled, _ = _run(nodes.SamplerCustomAdvanced, latent_image=latent or empty(parts), **how)
-    return _decode(nodes, parts, sampled)
+    return _decode(nodes, parts, sampled, held)
 
 
 def through_codecs(parts: Parts, clip: Clip) -> tuple[Tensor, Tensor]:
@@ -146,10 +151,11 @@ def _concat(nodes: SimpleNamespace, streams: dict[str, dict]) -> dict:
     )[0]
 
 
-def _decode(nodes: SimpleNamespace, parts: Parts, latent: dict) -> tuple[Tensor, Tensor]:
-    frames, sound = _run(
-        nodes.OviDecode, samples=latent, vae=parts.vae, audio_vae=parts.audio_vae, tiling="auto"
-    )
+def _decode(
+    nodes: SimpleNamespace, parts: Parts, latent: dict, held: str = "as given"
+) -> tuple[Tensor, Tensor]:
+    vaes = {"vae": parts.vae, "audio_vae": parts.audio_vae}
+    frames, sound = _run(nodes.OviDecode, samples=latent, **vaes, tiling="auto", held=held)
     return frames.float(), sound["waveform"][0, 0].float()
 
 

@@ -27,7 +27,7 @@ def splice_pictures(frames: Tensor, latent: dict) -> Tensor:
     is_held = _held_parts(latent, 0)
     for number, its in enumerate(held):
         if its.length != video.shape[2]:
-            _warn("pictures", "latent frames", its.length, video.shape[2])
+            _warn("pictures held are", "latent frames", its.length, video.shape[2])
             continue
         pixels = None
         for index in its.latent_frames:
@@ -56,7 +56,7 @@ def splice_sound(waveform: Tensor, latent: dict) -> Tensor:
     is_held = _held_parts(latent, 1)
     for number, its in enumerate(held):
         if its.length != steps:
-            _warn("sound", "audio steps", its.length, steps)
+            _warn("sound held is", "audio steps", its.length, steps)
             continue
         own = [index for index in its.steps if owners[index] == number and is_held[index]]
         share = _share(own, steps, waveform.shape[-1]).to(waveform)
@@ -98,8 +98,8 @@ def _share(own: list[int], steps: int, samples: int) -> Tensor:
 
 def _warn(what: str, unit: str, held: int, found: int) -> None:
     log.warning(
-        "The %s held are of a clip of %d %s, this one has %d: they are decoded, not put back as "
-        "they were given.",
+        "The %s of a clip of %d %s, this one has %d: it is decoded, and nothing is put back as it "
+        "was given.",
         what,
         held,
         unit,
