@@ -156,17 +156,17 @@ class OviHoldSound(io.ComfyNode):
         """Return the latent that holds the recording, and the recording [1, C, samples] as long as
         the clip.
         """
-        video, _ = streams(latent, "latent")
-        frames = spans.frames_of(video.shape[2])
+        video, made = streams(latent, "latent")
+        seconds = spans.seconds_of(video.shape[2])
         span = start, spans.check_span(start, end, video.shape[2])
         vae_rate = held_sound.rate_of(audio_vae)
         heard, rate = _read_sound(audio)
-        placed = held_sound.place(heard, rate, span, frames / FRAME_RATE)
+        placed = held_sound.place(heard, rate, span, seconds)
         mono = placed.mean(dim=0, keepdim=True)
-        original, to_encode = (
-            _at(mono, rate, new_rate, round(frames / FRAME_RATE * new_rate))
-            for new_rate in (SAMPLE_RATE, vae_rate)
-        )
+        original = _at(mono, rate, SAMPLE_RATE, seconds)
+        # The last step may end a little after the picture.
+        of_steps = made.shape[2] * SAMPLES_PER_STEP / SAMPLE_RATE
+        to_encode = _at(mono, rate, vae_rate, max(seconds, of_steps))
         held = held_sound.hold_sound(audio_vae, latent, to_encode, original, span)
         recording = {"waveform": placed[None], "sample_rate": rate}
         return io.NodeOutput(held, recording, ui=_bars(held, cls))
@@ -250,8 +250,9 @@ def _read_sound(audio: dict | None) -> tuple[Tensor, int]:
     return to_stereo(waveform)[0].detach().cpu().float(), rate
 
 
-def _at(mono: Tensor, rate: int, new_rate: int, samples: int) -> Tensor:
-    """Return a sound [1, samples] at another rate, filled with silence where it falls short."""
+def _at(mono: Tensor, rate: int, new_rate: int, seconds: float) -> Tensor:
+    """Return so much of a sound [1, samples] at another rate in Hz, silence where it is short."""
+    samples = round(seconds * new_rate)
     made = resample(mono, rate, new_rate, samples)
     return torch.nn.functional.pad(made, (0, samples - made.shape[1]))
 

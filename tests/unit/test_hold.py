@@ -5,6 +5,7 @@ what they refuse.
 import math
 from types import SimpleNamespace
 
+import comfy.sampler_helpers
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
@@ -82,6 +83,16 @@ def test_a_picture_at_a_frame(start, unit, index, value):
     assert (latent["noise_mask"].unbind()[1] == 1).all()
     clean = clean_frames(latent["noise_mask"].unbind()[0], None)
     assert clean[0].flatten().tolist() == [float(k == index) for k in range(LENGTH)]
+
+
+def test_a_keyframe_is_one_at_any_size_to_which_samplers_scale_its_mask():
+    """As when the latent of the picture is enlarged between two passes, and its mask is not."""
+    latent = hold_pictures(empty(), gray(0.5), 24)
+    mask = latent["noise_mask"].unbind()[0]
+    for size in ((7, 9), (3, 2)):
+        scaled = comfy.sampler_helpers.prepare_mask(mask, (1, 48, LENGTH, *size), "cpu")
+        clean = clean_frames(scaled, None)
+        assert clean.flatten().tolist() == [0, 0, 0, 0, 0, 0, 1]
 
 
 def test_a_keyframe_may_be_renoised():
@@ -170,6 +181,16 @@ def test_a_short_recording_is_held_whole_with_silence_after_it(audio_vae):
     assert recording["waveform"].shape == (1, 2, round(22050 * FRAMES / 24))
     assert torch.equal(recording["waveform"][..., :11025], tone(22050, 0.5, channels=2))
     assert not recording["waveform"][..., 11025:].any()
+
+
+@pytest.mark.parametrize("steps", [31, 33])
+def test_a_sound_of_a_few_steps_more_than_the_picture_is_held_whole(audio_vae, steps):
+    """As a recording that was encoded has them."""
+    video = latents.empty(64, 64, FRAMES, 1)["samples"].unbind()[0]
+    latent = {"samples": NestedTensor([video, torch.zeros(1, 20, steps)])}
+    latent, _ = hold_sound(audio_vae, tone(16000, 1.5), 16000, latent=latent)
+    assert latent["samples"].unbind()[1].shape == (1, 20, steps)
+    assert (latent["noise_mask"].unbind()[1] == 0).all()
 
 
 def test_a_recording_over_a_span_is_placed_and_cut(audio_vae):
