@@ -40,8 +40,8 @@ from comfyui_ovi.miniature.training.judge import (  # noqa: E402
     judge,
     sync_errors,
 )
-from comfyui_ovi.ovi_model.latent.overlap import HELD_FRAMES, sample_at  # noqa: E402
-from comfyui_ovi.ovi_model.save.join import FADE, FADE_END  # noqa: E402
+from comfyui_ovi.ovi_model.latent.overlap import HELD_FRAMES, heard_until, sample_at  # noqa: E402
+from comfyui_ovi.ovi_model.save.join import FADE  # noqa: E402
 
 FIRST_SEED, NEXT_SEED = 1000, 2000  # of the clips before a join, and after it
 # Where the film is cut: so many frames after an event begins. The shortest note lasts three frames,
@@ -76,8 +76,7 @@ class Join:
     is_colour_kept: bool
     pitch: float | None  # of the new sounds, median, as a share of the film's
     loudness: float | None  # of the new sounds over the film's, dB
-    fade_jump: float | None  # level after the fade over before it, less the same of the uncut film
-    end_jump: float | None  # the same where the film's frames end
+    jump: float | None  # level after the fade over before it, less the same of the uncut film
     step: float | None  # largest step between samples around the fade, over the uncut film's
     samples_off: int
 
@@ -209,29 +208,18 @@ def _louder(sound: Tensor, new, old) -> float | None:
 
 
 def _seam(film: Film, joined: Film, uncut: Film | None) -> dict[str, float | None]:
-    """Compare a joined film with the uncut one: levels around the fade and around the film's end,
-    and the largest step between samples around the fade.
+    """Compare a joined film with the uncut one: levels before and after the fade, and the largest
+    step between samples in it.
     """
     if uncut is None:
-        return {"fade_jump": None, "end_jump": None, "step": None}
-    end = len(film.sound)
-    start = _samples(len(film.frames) - HELD_FRAMES)
-    stop = start + round(FADE_END * world.SAMPLE_RATE)
-    fade = round(FADE * world.SAMPLE_RATE)
-    if joined.sound[start:end].equal(film.sound[start:end]):  # nothing is faded
-        stop, fade = end, fade // 2
-    parts = [(stop - fade, stop), (end, end)]
-    jumps = [
-        _jump(joined.sound, *part) - _jump(uncut.sound, *part)
-        if len(uncut.sound) >= part[1] + LEVEL
-        else None
-        for part in parts
-    ]
+        return {"jump": None, "step": None}
+    stop, fade = heard_until(film.sound[None], world.SAMPLE_RATE), round(FADE * world.SAMPLE_RATE)
+    jumps = [_jump(sound, stop - fade, stop) for sound in (joined.sound, uncut.sound)]
     steps = [
         float(x[stop - fade - 32 : stop + 32].diff().abs().max())
         for x in (joined.sound, uncut.sound)
     ]
-    return {"fade_jump": jumps[0], "end_jump": jumps[1], "step": steps[0] / max(steps[1], 1e-6)}
+    return {"jump": jumps[0] - jumps[1], "step": steps[0] / max(steps[1], 1e-6)}
 
 
 def _jump(sound: Tensor, before: int, after: int) -> float:
@@ -334,8 +322,7 @@ ROWS = {
         sum(join.pitch is not None for join in joins),
     ),
     "new sounds over the film's, median, dB": lambda joins: _median(joins, "loudness", abs_=False),
-    "level jump at the fade, median, dB": lambda joins: _median(joins, "fade_jump"),
-    "level jump where the film ends, median, dB": lambda joins: _median(joins, "end_jump"),
+    "level jump at the fade, median, dB": lambda joins: _median(joins, "jump"),
     "largest step of the waveform at the fade, over the uncut film's, median": lambda joins: (
         _median(joins, "step")
     ),

@@ -15,9 +15,9 @@ from .overlap import (
     HELD_FRAMES,
     HELD_LATENT_FRAMES,
     HELD_STEPS,
-    MOST_SHORT,
     SECONDS_BEFORE,
     STEPS_BEFORE,
+    heard_until,
     sample_at,
 )
 from .pictures import is_finite, to_rgb
@@ -52,20 +52,11 @@ def sound_to_encode(end: Tensor, length: int) -> Tensor:
     Cut off, a sound is encoded wrongly for 0.1 s before the cut: its last step has 71 % of the
     error of none in the miniature, 3 % so.
     """
-    sounding = end[:, : _last(end[0]) + 1]
-    going_on = go_on(sounding[0])[None]
+    going_on = go_on(end[0, : heard_until(end, SAMPLE_RATE)])[None]
     steps = STEPS_BEFORE + geometry.audio_steps(geometry.latent_frames(length))
     samples = steps * SAMPLES_PER_STEP
     silence = max(0, samples - going_on.shape[1])
     return torch.nn.functional.pad(going_on, (0, silence))[:, :samples]
-
-
-def _last(sound: Tensor) -> int:
-    """Return the last sample of a sound that is not 0, within MOST_SHORT of its end: what Ovi makes
-    may end before its picture, and is filled up.
-    """
-    earliest = len(sound) - 1 - round(MOST_SHORT * SAMPLE_RATE)
-    return max(earliest, int(sound.nonzero().max()) if sound.any() else 0)
 
 
 def continue_film(vae, audio_vae, images: Tensor, sound: Tensor, length: int) -> dict:

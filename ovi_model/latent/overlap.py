@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP, TEMPORAL_COMPRESSION
 
 # The end of the film that both clips show: 4 latent frames, and the 16 audio steps that they last.
@@ -11,8 +13,9 @@ HELD_FRAMES, HELD_LATENT_FRAMES, HELD_STEPS = 13, 4, 16
 # field.
 STEPS_BEFORE = 16
 SECONDS_BEFORE = STEPS_BEFORE * SAMPLES_PER_STEP / SAMPLE_RATE
-# Seconds by which the sound that Ovi makes may end before its picture, a step and a half and less.
-MOST_SHORT = 0.056
+# Seconds by which the sound that Ovi makes may end before its picture, and a level that is silence
+# then, also where it was saved and loaded.
+MOST_SHORT, SILENCE = 0.056, 0.001
 
 
 def sample_at(frame: int, rate: int) -> int:
@@ -34,3 +37,10 @@ def length_of(seconds: float) -> int:
             f"{TEMPORAL_COMPRESSION / FRAME_RATE:.3f} s."
         )
     return HELD_FRAMES + intervals * TEMPORAL_COMPRESSION
+
+
+def heard_until(sound: Tensor, rate: int) -> int:
+    """Return where a film's sound [C, samples] ends: before its silence, of MOST_SHORT at most."""
+    earliest = max(0, sound.shape[1] - round(MOST_SHORT * rate))
+    loud = (sound[:, earliest:].abs().amax(dim=0) > SILENCE).nonzero()
+    return earliest + (int(loud.max()) + 1 if len(loud) else 0)

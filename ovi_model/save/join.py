@@ -9,16 +9,14 @@ import math
 import torch
 from torch import Tensor
 
-from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP
-from ..latent.overlap import HELD_FRAMES, HELD_STEPS, sample_at
+from ..config import FRAME_RATE
+from ..latent.overlap import HELD_FRAMES, heard_until, sample_at
 from ..latent.pictures import check_pictures, is_finite, to_rgb
 from ..log import log
 from .sound import Sound, resample
 
-# Seconds. The fade ends a step before what is held does, and before the sound that Ovi makes does.
-FADE = 0.040
-FADE_END = (HELD_STEPS - 1) * SAMPLES_PER_STEP / SAMPLE_RATE
-MOST_SHIFT = 0.008
+FADE = 0.040  # seconds, up to the end of the film's sound
+MOST_SHIFT = 0.008  # seconds
 MOST_GAIN = 10 ** (6 / 20)
 
 SILENT = 10 ** (-50 / 20)  # root mean square, below which neither level nor time is compared
@@ -96,9 +94,10 @@ def join_sound(film: Sound, new: Sound, frames: tuple[int, int]) -> Sound:
     """
     rate, first = film.rate, frames[0] - HELD_FRAMES
     start, total = sample_at(first, rate), sample_at(first + frames[1], rate)
-    stop, fade = round(FADE_END * rate), round(FADE * rate)
+    heard = _fit(film.waveform, sample_at(frames[0], rate))
+    stop, fade = heard_until(heard, rate) - start, round(FADE * rate)
     added = resample(new.waveform, new.rate, rate, total - start)
-    old, added = _alike_channels(_fit(film.waveform, start + stop), _fit(added, total - start))
+    old, added = _alike_channels(heard[:, : start + stop], _fit(added, total - start))
     known = old[:, start:]
     shift = find_shift(known.mean(0), added[:, :stop].mean(0), rate)
     added = _fit(_shifted(added, shift), total - start)
