@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Samples at 16 kHz: waves of the last 64 ms, 32 of them at most, go on for an eighth of a second.
-ORDER, HEARD, GOES_ON = 64, 1024, 2048
+# Samples at 16 kHz: the waves of the last eighth of a second, 64 at most, go on for as long.
+ORDER, HEARD, GOES_ON = 128, 2048, 2048
 SILENT = 1e-12  # energy
 
 
