@@ -146,9 +146,10 @@ def next_caption(film: Film, new_events: int) -> tuple[str, int]:
     how many are new.
     """
     verdict = judge(film.frames[-WINDOW:], film.sound[-_samples(WINDOW) :], film.scene)
-    # No clip of the world shows an event before its fifth frame, so that none is counted there.
+    # The first event of every clip of the world is in frames 5 to 11, which are held: none is
+    # counted before, and one where there is none.
     first = min(WINDOW, len(film.frames)) - HELD_FRAMES + world.FIRST_EVENT[0]
-    held = sum(event >= first for event in verdict.seen)
+    held = max(1, sum(event >= first for event in verdict.seen))
     count = min(max(world.COUNTS), held + new_events)
     return replace(film.scene, count=count).caption(), count - held
 
@@ -259,6 +260,7 @@ def make_joins(parts, options) -> list[Join]:
         _, joined = carry_on(parts, film, caption, NEXT_SEED + number, options)
         joins.append(look(film, joined, uncut, kind=kind, caption=caption, asked=asked))
         print(f"{number + 1}/{options.joins} {joins[-1]}", file=sys.stderr, flush=True)
+        write(options.out, joins)
     return joins
 
 
@@ -272,12 +274,13 @@ def make_chain(parts, number: int, options) -> tuple[list[Join], dict]:
     film = first_clip(parts, scene, FIRST_SEED + number, options)
     walls, joins = [_wall(film.frames)], []
     for shot in range(options.in_a_row):
-        caption, asked = next_caption(film, 1)
+        caption, asked = next_caption(film, 2)
         new, joined = carry_on(parts, film, caption, NEXT_SEED + 100 * number + shot, options)
         joins.append(look(film, joined, None, kind=scene.thing, caption=caption, asked=asked))
         walls.append(_wall(new.frames[HELD_FRAMES:]))
         film = joined
         print(f"chain {number + 1}, join {shot + 1}: {joins[-1]}", file=sys.stderr, flush=True)
+        write(options.out, joins)
     return joins, {
         "scene": scene.caption(),
         "frames": len(film.frames),
@@ -347,6 +350,12 @@ def table(columns: dict[str, list[Join]]) -> str:
     return "\n".join(lines)
 
 
+def write(path: Path | None, joins: list[Join]) -> None:
+    """Write joins to a file, if there is one."""
+    if path:
+        path.write_text(json.dumps([asdict(join) for join in joins], indent=1) + "\n")
+
+
 def resident() -> str:
     """Return the process's largest resident memory so far, and what of it is resident now without
     pages of files, in MiB.
@@ -390,9 +399,7 @@ def main() -> None:
         for _, found in chains:
             print(found)
     print(f"\nresident memory, MiB: after single joins {after_joins}; after chains {resident()}")
-    if options.out:
-        listed = [*joins, *(join for in_a_row, _ in chains for join in in_a_row)]
-        options.out.write_text(json.dumps([asdict(join) for join in listed], indent=1) + "\n")
+    write(options.out, [*joins, *(join for in_a_row, _ in chains for join in in_a_row)])
 
 
 if __name__ == "__main__":
