@@ -4,7 +4,7 @@ custom sampler.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,9 @@ class Guidance:
     video_cfg: float = 4.0
     audio_cfg: float = 3.0
     skip_layer: int = 0
+    cfg_range: tuple[float, float] = (0.0, 1.0)
+    # In place of the defaults of 'Ovi Text Encode', by its inputs' names.
+    negatives: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,14 @@ def make_clip(
     negatives = {
         name: _default(nodes.OviTextEncode, name) for name in ("video_negative", "audio_negative")
     }
+    negatives |= guidance.negatives
     positive, negative = _run(
         nodes.OviTextEncode, clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives
     )
+    names = ("start_percent", "end_percent", "cfg_start_percent", "cfg_end_percent")
+    ranges = dict(zip(names, (0.0, 1.0, *guidance.cfg_range), strict=True))
     scales = {"audio_cfg": guidance.audio_cfg, "skip_layer": guidance.skip_layer}
-    (model,) = _run(
-        nodes.OviGuidance, model=parts.model, start_percent=0.0, end_percent=1.0, **scales
-    )
+    (model,) = _run(nodes.OviGuidance, model=parts.model, **scales, **ranges)
     (guider,) = _run(
         nodes.CFGGuider, model=model, positive=positive, negative=negative, cfg=guidance.video_cfg
     )

@@ -16,9 +16,14 @@ CORE = comfyui_version.__version__
 RECORDED = list_stock_nodes.read()
 KNOWN = RECORDED.get(CORE)
 HERE = stock_nodes(nodes.NODE_CLASS_MAPPINGS)
-# A compiler takes longer than all the others; test_compile.py compiles, and
-# `write_stock_nodes.py --check` walks it too.
-SLOW = {"TorchCompileModel"}
+# Left to `write_stock_nodes.py --check`: a compiler, which takes longer than all the others
+# (test_compile.py compiles), and merges by other models' names, which are one function of core.
+SLOW = {
+    name
+    for name in HERE
+    if name == "TorchCompileModel"
+    or (name.startswith("ModelMerge") and "merging_model_specific" in HERE[name].__module__)
+} - {"ModelMergeWAN2_1"}
 ADD = "Run python tests/support/write_stock_nodes.py with the Python that runs this ComfyUI."
 
 

@@ -300,3 +300,9 @@ def test_a_window_takes_its_own_clean_frames(base):
         cut = base.resize_cond_for_context_window("clean_frames", clean, window, None, "cpu")
         assert cut.cond.flatten().tolist() == expected
     assert base.resize_cond_for_context_window("c_crossattn", clean, window, None, "cpu") is None
+
+
+def test_a_prediction_without_a_prompt_is_refused_in_words(base):
+    """As guiders ask for one whose negative is not connected."""
+    with pytest.raises(ValueError, match=r"without a prompt.*connect its input 'negative'"):
+        base.apply_model(torch.zeros(1, 1, 4), torch.ones(1))

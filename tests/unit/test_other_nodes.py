@@ -6,15 +6,16 @@ import comfy.model_sampling
 import pytest
 import torch
 from comfyui_ovi.ovi_model.sample import instead, other_nodes
-from goldens import small_model
+from goldens import small_model, small_patcher
 
 
-class Patcher:
-    """As much of a MODEL as is looked at."""
-
-    def __init__(self, object_patches=None, **model_options):
-        self.object_patches = object_patches or {}
-        self.model_options = model_options
+def patched(object_patches=None, **model_options):
+    """A MODEL with what nodes put into it."""
+    patcher = small_patcher().clone()
+    for key, patch in (object_patches or {}).items():
+        patcher.add_object_patch(key, patch)
+    patcher.model_options |= model_options
+    return patcher
 
 
 class WanCrossAttentionPatch:
@@ -50,7 +51,7 @@ def refused(patcher=None, **transformer_options) -> str:
 def test_nag_of_wan_s_cross_attention_is_refused_by_name():
     attention = small_model().blocks[0].cross_attn
     patch = WanCrossAttentionPatch().__get__(attention)
-    said = refused(Patcher({"diffusion_model.blocks.0.cross_attn.forward": patch}))
+    said = refused(patched({"diffusion_model.blocks.0.cross_attn.forward": patch}))
     assert said.startswith("'WanVideoNAG' replaces the read of the prompt by Wan's.")
     assert "Use ComfyUI's 'Normalized Attention Guidance'" in said
 
@@ -59,7 +60,7 @@ def test_nag_of_wan_s_cross_attention_is_refused_by_name():
 @pytest.mark.parametrize("tower", ["", "audio_model."])
 def test_forwards_of_unknown_nodes_are_refused_by_their_file(layer, tower):
     key = f"diffusion_model.{tower}blocks.1.{layer}"
-    said = refused(Patcher({key: lambda x: x}))
+    said = refused(patched({key: lambda x: x}))
     assert f"test_other_nodes) replaces '{tower}blocks.1.{layer}' by Wan's." in said
 
 
@@ -79,7 +80,7 @@ def test_another_model_s_inner_forward_is_refused():
 
 def test_self_attention_of_wan_s_kind_may_be_replaced():
     patch = WanAttentionPatch().__get__(small_model().blocks[0].self_attn)
-    check(Patcher({"diffusion_model.blocks.0.self_attn.forward": patch}))
+    check(patched({"diffusion_model.blocks.0.self_attn.forward": patch}))
 
 
 def wrapper(node: str):
@@ -103,16 +104,17 @@ def sampling(base, *kinds, **parameters):
     """Noise levels as a node sets them: a class made in its function."""
     made = type("ModelSamplingAdvanced", (base, *kinds), {})()
     made.set_parameters(**parameters)
-    return Patcher({"model_sampling": made})
+    return made
 
 
 def test_flows_with_ovi_s_times_may_be_set():
     flow = comfy.model_sampling.ModelSamplingDiscreteFlow
-    check(sampling(flow, comfy.model_sampling.CONST, shift=3.0, multiplier=1000))
+    made = sampling(flow, comfy.model_sampling.CONST, shift=3.0, multiplier=1000)
+    check(patched({"model_sampling": made}))
 
 
 @pytest.mark.parametrize(
-    "patcher",
+    "made",
     [
         sampling(
             comfy.model_sampling.ModelSamplingDiscreteFlow,
@@ -131,8 +133,8 @@ def test_flows_with_ovi_s_times_may_be_set():
     ],
     ids=["times to 1", "Flux", "EDM"],
 )
-def test_other_times_and_predictions_are_refused(patcher):
-    said = refused(patcher)
+def test_other_times_and_predictions_are_refused(made):
+    said = refused(patched({"model_sampling": made}))
     assert "use 'ModelSamplingSD3', or 'Ovi Scheduler'" in said
 
 
@@ -147,8 +149,8 @@ def cfg_function(dims):
 
 
 def test_rescaling_is_refused_where_it_asks_for_four_dimensions():
-    assert "RescaleCFG" in refused(Patcher(sampler_cfg_function=cfg_function((1, 2, 3))))
-    check(Patcher(sampler_cfg_function=cfg_function((1, 2))))
+    assert "RescaleCFG" in refused(patched(sampler_cfg_function=cfg_function((1, 2, 3))))
+    check(patched(sampler_cfg_function=cfg_function((1, 2))))
 
 
 def test_every_name_that_stands_for_a_node_has_words():

@@ -6,6 +6,7 @@ import torch
 from comfyui_ovi.ovi_model.load import diffusion_model
 from comfyui_ovi.ovi_model.network import attention
 from comfyui_ovi.ovi_model.network.shared_input import SharedInput
+from goldens import relative_error
 from quantised_forward import allow_products, forward
 from torch import nn
 
@@ -170,3 +171,11 @@ def test_plain_layers_get_the_input_as_it_is():
 def test_layers_that_quantise_no_input_get_it_as_it_is(load, to):
     attend = load(to).model.diffusion_model.blocks[0].self_attn
     assert SharedInput(torch.randn(1, 3, 128), attend.q, attend.k, attend.v)._quantised is None
+
+
+@pytest.mark.skipif(hasattr(comfy.quant_ops, "ck"), reason="this ComfyUI multiplies in fp8")
+def test_an_older_core_multiplies_fp8_in_full(load, quantised_inputs):
+    """0.3.75 quantises no input that has no scale in the file: the same numbers as precise fp8."""
+    product, precise = forward(load("fp8-product")), forward(load("fp8"))
+    assert relative_error(product, precise) < 1e-5
+    assert quantised_inputs == []
