@@ -14,6 +14,7 @@ from .load import (
 )
 from .preview import OviPreview
 from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
+from .steering import OviSteer
 from .text import OviTextEncode
 from .video import OviSaveVideo
 
@@ -28,6 +29,7 @@ NODES = [
     OviLatent,
     OviAttention,
     OviGuidance,
+    OviSteer,
     OviScheduler,
     OviSamplerUniPC,
     OviSeparateLatent,

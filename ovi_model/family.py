@@ -54,6 +54,7 @@ class OviBase(comfy.model_base.BaseModel):
         )
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
         self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
+        self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
 
     def process_latent_in(self, latent):
         return self._on_video(self.latent_format.process_in, latent)
@@ -153,6 +154,15 @@ class OviBase(comfy.model_base.BaseModel):
         copies = self.manual_cast_dtype is not None
         needed = memory.memory_required(
             model.config, model.audio_model.config, input_shape, dtype, copies, fused
+        )
+        return max(needed * self.memory_usage_factor, self.memory_floor)
+
+    def gradient_memory_required(self, input_shape) -> float:
+        """Return the bytes of a forward and its gradient, as `memory_required` of a forward."""
+        model = self.diffusion_model
+        dtype = self.manual_cast_dtype or self.get_dtype()
+        needed = memory.gradient_memory_required(
+            model.config, model.audio_model.config, input_shape, dtype
         )
         return needed * self.memory_usage_factor
 
