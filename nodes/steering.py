@@ -16,8 +16,8 @@ class OviSteer(io.ComfyNode):
             node_id="OviSteer",
             display_name="Ovi Steer",
             category="Ovi",
-            description="Makes sound in step with a picture that is held: a video in a latent whose "
-            "noise mask is 0. Acts on 'KSampler' and 'SamplerCustomAdvanced'; changes nothing "
+            description="Makes sound in step with a held picture: a video in a latent whose noise "
+            "mask is 0. Acts on 'KSampler' and 'SamplerCustomAdvanced'; changes nothing "
             "where no picture is held beyond its first frame, or where the sound is held too. "
             "Does not go with EasyCache, context windows, torch.compile and several cards.",
             inputs=[

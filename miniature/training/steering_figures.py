@@ -1,7 +1,7 @@
 """Measures sound that is made for a held picture, with and without steering.
 
 Usage: python miniature/training/steering_figures.py --comfyui PATH [--clips 64] [--batch 16]
-[--only NAME ...] [--strength 1] [--until 0.6] [--steps 20] [--steered 0] [--out FILE]
+[--only NAME ...] [--until 0.6] [--steps 20] [--out FILE]
 
 Run it with ComfyUI's python. Pictures are of the world's held-out scenes, noise is of seeds 1000
 and up, so that every way makes the same clips. Each way is a sampler of ComfyUI, with steering by
@@ -63,32 +63,33 @@ class Asked:
     scene: world.Scene
     caption: str
     seed: int
+    latent: dict
 
 
-def asked_clips(count: int) -> list[Asked]:
-    """Return the same clips as evaluate.py asks for."""
+def asked_clips(parts: generate.Parts, count: int) -> list[Asked]:
+    """Return the same clips as evaluate.py asks for, encoded and held."""
     scenes = [
         world.HELD_OUT_SCENES[STRIDE * index % len(world.HELD_OUT_SCENES)] for index in range(count)
     ]
     forms = [index // len(world.HELD_OUT_SCENES) % 2 for index in range(count)]
-    return [
-        Asked(
-            world.film(scene, FIRST_SEED + index),
-            scene,
-            scene.caption(form=form),
-            NOISE_SEED + index,
-        )
-        for index, (scene, form) in enumerate(zip(scenes, forms, strict=True))
-    ]
+    asked = []
+    for index, (scene, form) in enumerate(zip(scenes, forms, strict=True)):
+        clip = world.film(scene, FIRST_SEED + index)
+        latent = generate.hold(parts, clip, "picture", generate.empty(parts))
+        asked.append(Asked(clip, scene, scene.caption(form=form), NOISE_SEED + index, latent))
+    return asked
 
 
 def make(parts: generate.Parts, asked: list[Asked], way: Way, options) -> Iterator[Verdict]:
-    """Make the sounds of a batch of held pictures; yield what is seen and heard of each."""
+    """Make the sounds of a batch of held pictures; yield what is heard and, in the pictures as
+    they were given, seen of each.
+    """
     import comfy.sample
-    from comfy.nested_tensor import NestedTensor
+    from comfyui_ovi.ovi_model.decode.audio import decode_16k
+    from comfyui_ovi.ovi_model.latent.geometry import video_samples
 
     nodes = generate.import_nodes()
-    latents = [_held(parts, its.clip, options.hold) for its in asked]
+    latents = [its.latent for its in asked]
     latent, mask = (_joined([given[key] for given in latents]) for key in ("samples", "noise_mask"))
     noises = [
         comfy.sample.prepare_noise(given["samples"], its.seed)
@@ -119,14 +120,10 @@ def make(parts: generate.Parts, asked: list[Asked], way: Way, options) -> Iterat
             latent,
             **settings,
         )
+    sounds = made.unbind()[1]
     for index, its in enumerate(asked):
-        one = NestedTensor([stream[index : index + 1] for stream in made.unbind()])
-        frames, sound = generate._decode(nodes, parts, {"samples": one})
-        yield judge(frames, sound, its.scene)
-
-
-def _held(parts: generate.Parts, clip: world.Clip, stream: str) -> dict:
-    return generate.hold(parts, clip, stream, generate.empty(parts))
+        waveform = decode_16k(parts.audio_vae, sounds[index : index + 1])[0, 0]
+        yield judge(its.clip.frames, waveform[: video_samples(world.FRAMES)].float(), its.scene)
 
 
 def _joined(nested: list):
@@ -220,7 +217,6 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--until", type=float, default=0.6, help="noise level")
-    parser.add_argument("--hold", choices=generate.STREAMS, default="picture")
     parser.add_argument("--out", type=Path, help="file to add the verdicts to, one line a way")
     options = parser.parse_args()
     if min(options.clips, options.batch) < 1:
@@ -236,7 +232,7 @@ def main() -> None:
     print(HEADER, flush=True)
     with torch.inference_mode():
         parts = generate.load(REPOSITORY / "miniature")
-        clips = asked_clips(options.clips)
+        clips = asked_clips(parts, options.clips)
         for name in options.only:
             begin, verdicts = time.process_time(), []
             for start in range(0, len(clips), options.batch):

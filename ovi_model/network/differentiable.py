@@ -72,8 +72,10 @@ def _run_again(forward: Callable, hidden, inputs, transformer_options: dict, *pa
     )
 
 
-def _run_layer(layer: nn.Module, forward: Callable, x: Tensor) -> Tensor:
+def _run_layer(layer: nn.Module, forward: Callable, x: Tensor, *args, **kwargs) -> Tensor:
     """Run one of core's layers, as a function whose gradient autograd knows."""
+    if torch.is_inference_mode_enabled():  # called by the layer itself
+        return forward(x, *args, **kwargs)
     if not x.requires_grad:
         return _without_graph(forward, x)
     if hasattr(layer, "normalized_shape"):
@@ -99,7 +101,7 @@ def _normalise(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Layer(torch.autograd.Function):
-    """A matrix product or a convolution, which are linear: their gradient needs the weight alone."""
+    """A matrix product or a convolution: linear, so that the gradient needs the weight alone."""
 
     @staticmethod
     def forward(ctx, x: Tensor, layer: nn.Module, forward: Callable) -> Tensor:

@@ -252,10 +252,10 @@ class Run:
         steps = f"Sound steered in {len(self.steered)} of {len(self.sigmas) - 1} steps"
         if not self.errors:
             return f"{steps}."
-        (first, start), (last, end) = list(self.errors.items())[0], list(self.errors.items())[-1]
+        levels, errors = list(self.errors), list(self.errors.values())
         return (
-            f"{steps}. Error of the held picture: {start:.3f} at noise level {first:.2f}, {end:.3f} "
-            f"at {last:.2f} {draw_curve(list(self.errors.values()))}"
+            f"{steps}. Error of the held picture: {errors[0]:.3f} at noise level {levels[0]:.2f}, "
+            f"{errors[-1]:.3f} at {levels[-1]:.2f} {draw_curve(errors)}"
         )
 
 
