@@ -238,6 +238,7 @@ def main() -> None:
             for start in range(0, len(clips), options.batch):
                 some = clips[start : start + options.batch]
                 verdicts += make(parts, some, WAYS[name], options)
+                print(row(name, verdicts, time.process_time() - begin), file=sys.stderr, flush=True)
             print(row(name, verdicts, time.process_time() - begin), flush=True)
             if options.out:
                 write(options.out, name, verdicts)

@@ -100,7 +100,7 @@ def test_norms_that_are_taken_apart_are_counted(dtype):
     )
 
 
-@pytest.mark.parametrize("layers", [2, 30])
+@pytest.mark.parametrize("layers", [2, 8])
 @pytest.mark.parametrize("dtype", [BF16, FP32])
 def test_a_gradient_s_estimate_is_the_peak_and_a_fifth_at_most(layers, dtype):
     configs = towers({**RELEASED, "num_layers": layers})
