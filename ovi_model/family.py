@@ -157,15 +157,6 @@ class OviBase(comfy.model_base.BaseModel):
         )
         return max(needed * self.memory_usage_factor, self.memory_floor)
 
-    def gradient_memory_required(self, input_shape) -> float:
-        """Return the bytes of a forward and its gradient, as `memory_required` of a forward."""
-        model = self.diffusion_model
-        dtype = self.manual_cast_dtype or self.get_dtype()
-        needed = memory.gradient_memory_required(
-            model.config, model.audio_model.config, input_shape, dtype
-        )
-        return needed * self.memory_usage_factor
-
     def map_context_window_to_modalities(
         self, primary_indices: list[int], latent_shapes, dim: int
     ) -> list[list[int]]:

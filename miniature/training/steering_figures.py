@@ -66,17 +66,15 @@ class Asked:
     latent: dict
 
 
-def asked_clips(parts: generate.Parts, count: int) -> list[Asked]:
-    """Return the same clips as evaluate.py asks for, encoded and held."""
-    scenes = [
-        world.HELD_OUT_SCENES[STRIDE * index % len(world.HELD_OUT_SCENES)] for index in range(count)
-    ]
-    forms = [index // len(world.HELD_OUT_SCENES) % 2 for index in range(count)]
+def asked_clips(parts: generate.Parts, indices: range) -> list[Asked]:
+    """Return the same clips as evaluate.py asks for, of these numbers, encoded and held."""
     asked = []
-    for index, (scene, form) in enumerate(zip(scenes, forms, strict=True)):
+    for index in indices:
+        scene = world.HELD_OUT_SCENES[STRIDE * index % len(world.HELD_OUT_SCENES)]
+        caption = scene.caption(form=index // len(world.HELD_OUT_SCENES) % 2)
         clip = world.film(scene, FIRST_SEED + index)
         latent = generate.hold(parts, clip, "picture", generate.empty(parts))
-        asked.append(Asked(clip, scene, scene.caption(form=form), NOISE_SEED + index, latent))
+        asked.append(Asked(clip, scene, caption, NOISE_SEED + index, latent))
     return asked
 
 
@@ -225,23 +223,26 @@ def parse_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure each way and print its row."""
+    """Measure every way, a batch of clips at a time, and print the table."""
     options = parse_options()
     import_comfy(options.comfyui)
     torch.set_num_threads(1)
-    print(HEADER, flush=True)
+    verdicts = {name: [] for name in options.only}
+    seconds = dict.fromkeys(options.only, 0.0)
     with torch.inference_mode():
         parts = generate.load(REPOSITORY / "miniature")
-        clips = asked_clips(parts, options.clips)
-        for name in options.only:
-            begin, verdicts = time.process_time(), []
-            for start in range(0, len(clips), options.batch):
-                some = clips[start : start + options.batch]
-                verdicts += make(parts, some, WAYS[name], options)
-                print(row(name, verdicts, time.process_time() - begin), file=sys.stderr, flush=True)
-            print(row(name, verdicts, time.process_time() - begin), flush=True)
-            if options.out:
-                write(options.out, name, verdicts)
+        for start in range(0, options.clips, options.batch):
+            some = asked_clips(parts, range(start, min(start + options.batch, options.clips)))
+            for name in options.only:
+                begin = time.process_time()
+                made = list(make(parts, some, WAYS[name], options))
+                seconds[name] += time.process_time() - begin
+                verdicts[name] += made
+                print(row(name, verdicts[name], seconds[name]), file=sys.stderr, flush=True)
+                if options.out:
+                    write(options.out, name, made)
+    rows = [row(name, verdicts[name], seconds[name]) for name in options.only]
+    print("\n".join([HEADER, *rows]))
 
 
 def write(path: Path, name: str, verdicts: list[Verdict]) -> None:

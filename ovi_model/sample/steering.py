@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from ..log import log
 from ..network.differentiable import copied, differentiable
+from ..network.memory import gradient_memory_required
 from ..network.model import diffusion_model
 from .held_picture import HeldPicture, find_held_picture
 
@@ -67,13 +68,21 @@ def _reserve_memory(
     """
     patcher = executor.class_obj.model_patcher
     if denoise_mask is not None:
-        needed = patcher.model.gradient_memory_required(noise.shape)
+        needed = gradient_memory(patcher.model, noise.shape)
         check_memory(needed, patcher.load_device)
         patcher.model.memory_floor = needed
     try:
         return executor(noise, latent, sampler, sigmas, denoise_mask, *rest, **kwargs)
     finally:
         patcher.model.memory_floor = 0.0
+
+
+def gradient_memory(model, shape: torch.Size) -> float:
+    """Return the bytes of a forward and its gradient for a pack of this shape [B, 1, N]."""
+    network = model.diffusion_model
+    dtype = model.manual_cast_dtype or model.get_dtype()
+    configs = network.config, network.audio_model.config
+    return model.memory_usage_factor * gradient_memory_required(*configs, shape, dtype)
 
 
 def check_memory(needed: float, device: torch.device) -> None:

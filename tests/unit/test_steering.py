@@ -324,7 +324,7 @@ def test_core_frees_memory_for_the_gradient_while_it_loads(patcher, monkeypatch,
         return original(models, *args, memory_required=memory_required, **kwargs)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", watch)
-    monkeypatch.setattr(patcher.model, "gradient_memory_required", lambda _shape: 1e9)
+    monkeypatch.setattr(steering, "gradient_memory", lambda _model, _shape: 1e9)
     model = steer(patcher, STEERING, lambda _text: None)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds([[POSITIVE, {}]], [[NEGATIVE, {}]])
