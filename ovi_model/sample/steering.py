@@ -24,6 +24,7 @@ from ..network.differentiable import copied, differentiable
 from ..network.memory import gradient_memory_required
 from ..network.model import diffusion_model
 from .held_picture import HeldPicture, find_held_picture
+from .nested_latents import pack_masks
 
 KEY = "ovi_steering"
 # Noise levels between which the times of sounds are decided: a few steered steps are taken here.
@@ -61,16 +62,26 @@ def steer(model, steering: Steering, tell: Callable[[str], None]):
 
 
 def _reserve_memory(
-    executor, noise: Tensor, latent, sampler, sigmas, denoise_mask=None, *rest, **kwargs
+    executor,
+    noise: Tensor,
+    latent: Tensor,
+    sampler,
+    sigmas,
+    denoise_mask=None,
+    *rest,
+    latent_shapes=None,
+    **kwargs,
 ):
-    """Have core free the memory that a gradient takes before it loads the model, if any of the
-    latent is held.
+    """Have core free the memory that a gradient takes before it loads the model, if sound will be
+    steered.
     """
-    patcher = executor.class_obj.model_patcher
-    if denoise_mask is not None:
+    patcher, shapes = executor.class_obj.model_patcher, latent_shapes or []
+    mask = pack_masks(denoise_mask, latent, shapes, patcher.load_device)
+    if find_held_picture(mask, shapes) is not None:
         needed = gradient_memory(patcher.model, noise.shape)
         check_memory(needed, patcher.load_device)
         patcher.model.memory_floor = needed
+    kwargs["latent_shapes"] = latent_shapes
     try:
         return executor(noise, latent, sampler, sigmas, denoise_mask, *rest, **kwargs)
     finally:
@@ -107,7 +118,7 @@ def _sample(steering: Steering, tell, executor, guider, sigmas: Tensor, extra_ar
     held = find_held_picture(mask, model.latent_shapes)
     if held is None or steering.strength == 0:
         return executor(guider, sigmas, extra_args, *rest)
-    refuse_what_does_not_go(extra_args["model_options"])
+    refuse_what_does_not_go(model.diffusion_model, extra_args["model_options"])
     run = Run(steering, held, latent, choose_steps(sigmas.tolist(), steering), sigmas.tolist())
     made = executor(guider, sigmas, run.install(extra_args), *rest)
     log.info(run.describe())
@@ -130,14 +141,15 @@ def choose_steps(sigmas: list[float], steering: Steering) -> set[int]:
     return {among[place] for place in spread}
 
 
-def refuse_what_does_not_go(model_options: dict) -> None:
+def refuse_what_does_not_go(network, model_options: dict) -> None:
     """Raise ValueError for what would make steering wrong, or be wrong with it."""
     options = model_options.get("transformer_options", {})
+    is_compiled = any(hasattr(module, "_orig_mod") for module in network.modules())
     found = [
         ("easycache" in options, "'EasyCache' or 'LazyCache' reuses predictions"),
         ("context_handler" in model_options, "context windows cut the held picture"),
         (
-            "torch_compile_kwargs" in model_options,
+            is_compiled or "torch_compile_kwargs" in model_options,
             "a compiled model has no gradient for weights that ComfyUI moves",
         ),
         ("multigpu_clones" in model_options, "work is split over several cards"),
