@@ -56,6 +56,7 @@ class OviBase(comfy.model_base.BaseModel):
         self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
         self.denoise_mask: Tensor | None = None  # of the run, set by extra_conds
         self.given: Tensor | None = None  # the latent that a run starts from, as it came
+        self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
 
     def process_latent_in(self, latent):
         self.given = latent
@@ -165,7 +166,7 @@ class OviBase(comfy.model_base.BaseModel):
         needed = memory.memory_required(
             model.config, model.audio_model.config, input_shape, dtype, copies, fused
         )
-        return needed * self.memory_usage_factor
+        return max(needed * self.memory_usage_factor, self.memory_floor)
 
     def map_context_window_to_modalities(
         self, primary_indices: list[int], latent_shapes, dim: int

@@ -33,7 +33,7 @@ def test_a_template_opens_runs_and_plays(page, small, name):
     if name != "ovi_miniature":
         page.set_widgets(small)
         frames = small["length"]
-    if name in ("ovi_image_to_audio_video", "ovi_recording_to_video"):
+    if name in ("ovi_image_to_audio_video", "ovi_recording_to_video", "ovi_sound_for_video"):
         # The small video VAE cannot encode a picture on ComfyUI 0.3.75; the miniature's can.
         page.page.evaluate(LOAD_MINIATURE)
     page.press_run()
