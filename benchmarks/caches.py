@@ -98,13 +98,13 @@ def load(files: dict[str, Path], width: int, height: int, length: int, steps: in
     """Load the files, encode the prompt and make an empty latent."""
     import comfy.sd
     import comfy.utils
-    from comfyui_ovi.ovi_model import family
+    from comfyui_ovi.ovi_model import core_patches
     from comfyui_ovi.ovi_model.latent import latents
     from comfyui_ovi.ovi_model.load import audio_vae, diffusion_model, text_encoder
     from comfyui_ovi.ovi_model.sample import guidance, solver
     from comfyui_ovi.ovi_model.text import encode
 
-    family.register()
+    core_patches.install()
     model = diffusion_model.load_model(str(files["model"]), None, "default")
     clip = text_encoder.load_text_encoder(files["text_encoder"])
     positive, negative = encode.encode_prompts(clip, PROMPT, *NEGATIVES)

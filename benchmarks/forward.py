@@ -1,16 +1,18 @@
-"""Times a forward of the model against its floor and, where a checkout is given, against the
-reference.
+"""Times a forward of the model against its floor and, where checkouts are given, against the
+reference and other implementations.
 
-Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--clip NAME] [--dtype
-fp32|bf16|fp8] [--layers N] [--batch N] [--compile] [--repeats N]
+Usage: python benchmarks/forward.py --comfyui PATH [--reference PATH] [--peer NAME=PATH ...] [--clip
+NAME] [--dtype
+fp32|bf16|fp8] [--layers N] [--batch N] [--compile] [--processor-time] [--repeats N]
 
 Run it with ComfyUI's python; ComfyUI is found as make_small_checkpoints.py finds it. The floor does
-the same matrix products and attention, from the same weights, and nothing else. All of them attend
-with PyTorch's attention as core calls it, on a CUDA card where there is one. They run in turn, so
-that what else the machine does hits them alike: a ratio is the median of the ratios within a turn.
-Weights are random; the reference gets the same, and the outputs must agree. At full size all blocks
-need 22 GiB in bfloat16; --layers cuts the depth. Peak memory is of a card alone, and without what
-lies there at rest, such as weights, inputs and the floor's buffers.
+what floor.py lists: what must be multiplied, from the same weights, and nothing else. The recorded
+floor does what our forward multiplies. Ours embeds the prompt before, as in a run. All of them
+attend with PyTorch's attention as core calls it, on a CUDA card where there is one. They run in
+turn, so that what else the machine does hits them alike: a ratio is the median of the ratios within
+a turn. Weights are random; the others get the same, and the reference's output must agree with
+ours. At full size all blocks need 22 GiB in bfloat16; --layers cuts the depth. Peak memory is of a
+card alone, and without what lies there at rest, such as weights, inputs and the floor's buffers.
 """
 
 import argparse
@@ -19,18 +21,20 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from clips import CLIPS
 from command_line import command, machine, positive
-from floor import record_floor
+from floor import PROMPT, Floor, list_floor
+from peers import add_arguments
+from recorded_floor import record_floor
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path += [str(REPOSITORY / folder) for folder in ("tools", "tests/support")]
 
-import reference  # noqa: E402
 from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 GIB = 2**30
@@ -56,16 +60,18 @@ class Contender:
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
 
-    def take_turn(self, device: torch.device) -> None:
+    def take_turn(
+        self, device: torch.device, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         resting = 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             resting = torch.cuda.memory_allocated(device)
         wait(device)
-        start = time.perf_counter()
+        start = clock()
         self.run()
         wait(device)
-        self.seconds.append(time.perf_counter() - start)
+        self.seconds.append(clock() - start)
         if device.type == "cuda":
             self.peak = torch.cuda.max_memory_allocated(device) - resting
 
@@ -102,28 +108,33 @@ def random_weight(name: str, shape: torch.Size, device: torch.device) -> Tensor:
     return numbers / 10 + ("norm" in name and name.endswith("weight"))
 
 
-def make_inputs(model: nn.Module, shapes: list, dtype: torch.dtype, device: torch.device) -> tuple:
-    """Return latents, time and text, the same at every run."""
+def make_inputs(
+    config, shapes: list, dtype: torch.dtype, device: torch.device, prompt: int = PROMPT
+) -> tuple:
+    """Return latents, time and text [B, prompt, text_dim], the same at every run."""
     torch.manual_seed(1)
     batch = shapes[0][0]
     latents = [torch.randn(shape, device=device).to(dtype) for shape in shapes]
-    text = torch.randn(batch, model.config.text_length, model.config.text_dim, device=device).to(
-        dtype
-    )
+    length = min(prompt, config.text_length)
+    text = torch.randn(batch, length, config.text_dim, device=device).to(dtype)
     return latents, torch.full((batch,), TIME, device=device), text
 
 
-def make_reference(checkout: Path, towers: tuple, model: nn.Module) -> nn.Module:
-    """Return the reference on the weights of our model, which both then use."""
-    from comfyui_ovi.ovi_model.load.checkpoint import convert_key
+def prepare_run(model: nn.Module, latents: list[Tensor], text: Tensor) -> dict:
+    """Return what the sampler makes once a run and hands to every forward."""
+    embedded = model.preprocess_text_embeds(text, text)
+    tables = model.prepare_rotations([latent.shape for latent in latents], text.device)
+    names = ("context", "audio_context")
+    return {**dict(zip(names, embedded, strict=True)), "is_embedded": True, "freqs_cis": tables}
 
-    theirs = reference.build(reference.load(checkout, next(model.parameters()).dtype), *towers)
-    ours = model.state_dict()
-    theirs.load_state_dict(
-        {key: ours[convert_key(key)] for key in theirs.state_dict()}, assign=True
-    )
-    theirs.set_rope_params()
-    return theirs.requires_grad_(False)
+
+def compare(ours: list[Tensor], theirs: tuple) -> list[float]:
+    """Return how far our picture and sound are from another's, each as a share of its size."""
+    pictures, sounds = (torch.stack(list(parts)) for parts in theirs)
+    return [
+        ((mine.double() - other.double()).norm() / other.double().norm()).item()
+        for mine, other in zip(ours, (pictures, sounds.transpose(1, 2)), strict=True)
+    ]
 
 
 def check_outputs(ours: list[Tensor], theirs: tuple, dtype: torch.dtype) -> list[float]:
@@ -131,13 +142,11 @@ def check_outputs(ours: list[Tensor], theirs: tuple, dtype: torch.dtype) -> list
 
     Raises SystemExit when it is more than rounding.
     """
-    pictures, sounds = (torch.stack(parts) for parts in theirs)
-    errors = []
-    for mine, other in zip(ours, (pictures, sounds.transpose(1, 2)), strict=True):
-        errors.append(((mine.double() - other.double()).norm() / other.double().norm()).item())
-        if not errors[-1] <= TOLERANCES[dtype]:
+    errors = compare(ours, theirs)
+    for error in errors:
+        if not error <= TOLERANCES[dtype]:
             raise SystemExit(
-                f"Our output differs from the reference's by {errors[-1]:.1e} of its size, more "
+                f"Our output differs from the reference's by {error:.1e} of its size, more "
                 f"than {TOLERANCES[dtype]:.0e}: the two do not compute the same, so no time was "
                 "compared."
             )
@@ -152,24 +161,33 @@ def contenders(options: argparse.Namespace, device: torch.device) -> list[Conten
     dtype, weights = PRECISIONS[options.dtype]
     towers = clip.towers(options.layers)
     model = make_model(towers, dtype, weights, device)
-    latents, times, text = make_inputs(model, clip.shapes(options.batch), dtype, device)
+    shapes = clip.shapes(options.batch)
+    latents, times, text = make_inputs(towers[0], shapes, dtype, device, options.prompt)
+    prepared = prepare_run(model, latents, text)
 
     def forward(transformer_options: dict, model: Callable = model) -> list[Tensor]:
-        return model(latents, times, text, text, transformer_options=transformer_options)
+        return model(latents, times, **prepared, transformer_options=transformer_options)
 
-    floor = record_floor(model, forward)
-    found = [Contender("ours", lambda: forward({})), Contender("floor", floor)]
+    floor = Floor(list_floor(towers, shapes, options.prompt), dtype, device, model.parameters())
+    found = [
+        Contender("ours", lambda: forward({})),
+        Contender("floor", floor),
+        Contender("recorded floor", record_floor(model, forward)),
+    ]
     if options.compile:
         compiled = torch.compile(model, backend="inductor")
         found.insert(1, Contender("ours, compiled", lambda: forward({}, compiled)))
-    if options.reference:
-        theirs = make_reference(options.reference, towers, model)
-        found.append(Contender("reference", lambda: reference.run(theirs, latents, times, text)))
-        for ours in found[:-2]:
-            errors = check_outputs(ours.run(), found[-1].run(), dtype)
+    for peer in options.peer or []:
+        theirs = peer.build_with_weights(towers, model)
+        run = partial(peer.run, theirs, latents, times, text)
+        found.append(Contender(peer.name, run))
+        for ours in (its for its in found if its.name.startswith("ours")):
+            judge = check_outputs if peer.name == "reference" else compare
+            given = (ours.run(), run()) + (dtype,) * (judge is check_outputs)
+            picture, sound = judge(*given)
             print(
-                f"{ours.name} differs from the reference by {errors[0]:.1e} (picture), "
-                f"{errors[1]:.1e} (sound)"
+                f"{ours.name} differs from {peer.name} by {picture:.1e} (picture), {sound:.1e} "
+                "(sound)"
             )
     return found
 
@@ -202,9 +220,7 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
-    parser.add_argument(
-        "--reference", type=Path, help="a checkout of character-ai/Ovi, to time it as well"
-    )
+    add_arguments(parser)
     parser.add_argument("--clip", choices=CLIPS, default="small", help="which size")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="fp32", help="precision; fp8: of the weights alone"
@@ -212,14 +228,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=positive, help="how many blocks, else all")
     parser.add_argument("--batch", type=positive, default=1, help="clips at once")
     parser.add_argument(
+        "--prompt", type=positive, default=PROMPT, help="tokens of the prompt, padding not counted"
+    )
+    parser.add_argument(
         "--compile", action="store_true", help="also our model compiled, by inductor"
+    )
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count seconds of the processor, all threads together, where other work shares it",
     )
     parser.add_argument(
         "--repeats", type=positive, default=5, help="how many turns, after one to warm up"
     )
     options = parser.parse_args()
-    if options.reference and options.dtype == "fp8":
-        parser.error("the reference has no fp8 weights: leave --reference or --dtype fp8 out")
+    if options.peer and options.dtype == "fp8":
+        parser.error("peers have no fp8 weights here: leave them or --dtype fp8 out")
     return options
 
 
@@ -234,11 +258,12 @@ def main() -> None:
     args.use_pytorch_cross_attention = True
     import_extension()
     device = torch.device("cpu" if args.cpu else "cuda")
+    clock = time.process_time if options.processor_time else time.perf_counter
     with torch.inference_mode():
         timed = contenders(options, device)
         for _ in range(1 + options.repeats):
             for contender in timed:
-                contender.take_turn(device)
+                contender.take_turn(device, clock)
     for contender in timed:
         del contender.seconds[0]
     print(

@@ -51,7 +51,7 @@ class _Source(importlib.abc.SourceLoader):
         return text.encode()
 
 
-def _stand_ins() -> dict[str, ModuleType | None]:
+def stand_ins() -> dict[str, ModuleType | None]:
     """Modules by name; None for what must not be found even where it is installed."""
     made = {
         name: ModuleType(name)
@@ -76,18 +76,23 @@ def attend(
     """PyTorch's attention as core calls it, under flash-attn's name; clips of one length, each [B *
     L, H, d].
     """
-    from comfy.ldm.modules.attention import attention_pytorch
-
     lengths = (max_seqlen_q, max_seqlen_k, max_seqlen_k)
     by_head = (
         x.unflatten(0, (-1, n)).transpose(1, 2) for x, n in zip((q, k, v), lengths, strict=True)
     )
-    read = attention_pytorch(*by_head, q.shape[1], skip_reshape=True, skip_output_reshape=True)
-    return read.transpose(1, 2).flatten(0, 1)
+    return attend_by_head(*by_head).transpose(1, 2).flatten(0, 1)
+
+
+def attend_by_head(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """PyTorch's attention as core calls it; all [B, H, L, d]."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    heads = query.shape[1]
+    return attention_pytorch(query, key, value, heads, skip_reshape=True, skip_output_reshape=True)
 
 
 @contextlib.contextmanager
-def _replaced(modules: dict) -> Iterator[None]:
+def replaced(modules: dict) -> Iterator[None]:
     """Let imports inside find these modules."""
     before = {name: sys.modules[name] for name in modules if name in sys.modules}
     sys.modules.update(modules)
@@ -112,7 +117,7 @@ def load(checkout: Path, dtype: torch.dtype) -> type[nn.Module]:
     for name in PACKAGES:
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = []
-    with _replaced(_stand_ins()):
+    with replaced(stand_ins()):
         for name in MODULES:
             file = checkout / (name.replace(".", "/") + ".py")
             spec = importlib.util.spec_from_loader(name, _Source(file, dtype))
@@ -136,7 +141,7 @@ class AutocastOfACard(TorchFunctionMode):
 
 
 def build(fusion_model: type[nn.Module], video, audio) -> nn.Module:
-    """Return the reference on the meta device, of our configs' sizes."""
+    """Return the reference, or what is built alike, on the meta device, of our configs' sizes."""
     common = {"qk_norm": True, "cross_attn_norm": True, "window_size": (-1, -1)}
 
     def sizes(config) -> dict:

@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .decode import OviDecode
+from .hold import OviHoldPictures, OviHoldSound, OviTimeMask
 from .latent_files import OviLoadLatent, OviSaveLatent
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
 from .load import (
@@ -27,6 +28,9 @@ NODES = [
     OviTextEncode,
     OviImageSize,
     OviLatent,
+    OviHoldPictures,
+    OviHoldSound,
+    OviTimeMask,
     OviAttention,
     OviGuidance,
     OviSteer,

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model.decode.clip import TILINGS, decode
+from ..ovi_model.decode.clip import HELD, TILINGS, decode
 
 
 class OviDecode(io.ComfyNode):
@@ -37,6 +37,15 @@ class OviDecode(io.ComfyNode):
                     "allows, whole if it can be (auto); of at most 512 pixels (on); whole, smaller "
                     "only if memory runs out (off).",
                 ),
+                io.Combo.Input(
+                    "held",
+                    options=list(HELD),
+                    default="as given",
+                    optional=True,
+                    tooltip="Pictures of 'Ovi Hold Pictures' and the sound of 'Ovi Hold Sound': "
+                    "put back as they were given, where the latent still holds them (as given), "
+                    "or decoded like everything else (decoded).",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -53,6 +62,6 @@ class OviDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples, vae, audio_vae, tiling: str) -> io.NodeOutput:
+    def execute(cls, samples, vae, audio_vae, tiling: str, held: str = "as given") -> io.NodeOutput:
         """Return the frames [B * F, H, W, 3] and the sound [B, 1, samples]."""
-        return io.NodeOutput(*decode(samples, vae, audio_vae, tiling))
+        return io.NodeOutput(*decode(samples, vae, audio_vae, tiling, held))

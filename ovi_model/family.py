@@ -18,29 +18,28 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from . import core_facts
-from .config import AUDIO_STEPS_PER_INTERVAL
 from .latent.given import check_is_joint, check_noise, check_streams
-from .latent.hold import clean_frames
+from .latent.hold import clean_frames, undo_rounding
 from .load import checkpoint, quantization, quanto
 from .load.state_dict import StateDict
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
-from .sample import other_nodes
+from .preview.live import middle_frame
+from .sample import other_nodes, windows
 from .text import conds
 
 IMAGE_MODEL = "ovi"
 
 
 class OviLatent(comfy.latent_formats.Wan22):
-    """The video latent of Wan 2.2; previews show a frame of the picture."""
+    """The video latent of Wan 2.2; previews show a frame of the picture, not the first, which
+    image-to-video holds from the start.
+    """
 
     def __init__(self):
         super().__init__()
-        self.latent_rgb_factors_reshape = _middle_frame
-        if not core_facts.NESTED_LATENTS:
-            # The previewer of those cores cannot take a nested latent.
-            self.taesd_decoder_name = None
+        self.latent_rgb_factors_reshape = middle_frame
 
 
 class OviBase(comfy.model_base.BaseModel):
@@ -53,14 +52,20 @@ class OviBase(comfy.model_base.BaseModel):
             model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=OviModel
         )
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
+        self.windows_are_anchored = False  # set by each step of context windows
         self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
         self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
+        self.denoise_mask: Tensor | None = None  # of the run, set by extra_conds
+        self.given: Tensor | None = None  # the latent that a run starts from, as it came
 
     def process_latent_in(self, latent):
+        self.given = latent
         return self._on_video(self.latent_format.process_in, latent)
 
     def process_latent_out(self, latent):
-        return self._on_video(self.latent_format.process_out, latent)
+        """Return a sampled latent for other nodes; what was held is what it was, to the bit."""
+        made = self._on_video(self.latent_format.process_out, latent)
+        return undo_rounding(made, self.given, self.denoise_mask)
 
     def extra_conds(self, **kwargs) -> dict:
         """Prompts of both towers, shapes, rotations, clean frames."""
@@ -78,7 +83,8 @@ class OviBase(comfy.model_base.BaseModel):
                 out["freqs_cis"] = conds.CONDTables(
                     self.diffusion_model.prepare_rotations(shapes, noise.device)
                 )
-        self.clean_frames = clean_frames(kwargs.get("denoise_mask"), shapes)
+        self.denoise_mask = kwargs.get("denoise_mask")
+        self.clean_frames = clean_frames(self.denoise_mask, shapes)
         if self.clean_frames is not None:
             out["clean_frames"] = comfy.conds.CONDRegular(self.clean_frames)
         return out
@@ -111,6 +117,11 @@ class OviBase(comfy.model_base.BaseModel):
         **kwargs,
     ):
         """Run one step, after a look at what nodes made for other models ask of it."""
+        if c_crossattn is None:
+            raise ValueError(
+                "A guider asks for a prediction without a prompt, which Ovi was not trained for: "
+                "connect its input 'negative' with 'Ovi Text Encode', an empty text if need be."
+            )
         other_nodes.check(self.diffusion_model, self.current_patcher, transformer_options)
         other_nodes.say_where_guidance_is_split(transformer_options)
         return super().apply_model(
@@ -160,14 +171,12 @@ class OviBase(comfy.model_base.BaseModel):
     def map_context_window_to_modalities(
         self, primary_indices: list[int], latent_shapes, dim: int
     ) -> list[list[int]]:
-        """Give each video window the steps of sound that last from its frames to the next ones."""
+        """Give each video window the steps of sound that were trained with as many frames."""
         if len(latent_shapes) < 2:
             return [primary_indices]
-        total = latent_shapes[1][dim]
-        frames = range(latent_shapes[0][dim])
-        edges = [*(min(total - 1, round(i * AUDIO_STEPS_PER_INTERVAL)) for i in frames), total]
-        steps = [step for i in primary_indices for step in range(edges[i], edges[i + 1])]
-        return [primary_indices, steps]
+        frames, steps = latent_shapes[0][dim], latent_shapes[1][dim]
+        sound = windows.sound_of(primary_indices, frames, steps, self.windows_are_anchored)
+        return [primary_indices, list(sound)]
 
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, _x_in, device, *_args, **_unused
@@ -276,12 +285,3 @@ def read_unet_config(state_dict: StateDict, prefix: str, metadata: dict | None) 
         "layer_formats": formats,
         "model_channels": video_config.dim,  # nodes made for U-Nets read it before anything else
     }
-
-
-def _middle_frame(latent):
-    """The picture in what a previewer is given; not the first, which image-to-video holds from the
-    start.
-    """
-    video = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
-    middle = video.shape[2] // 2
-    return video[:, :, middle : middle + 1]

@@ -53,6 +53,23 @@ WIRINGS = {
         "VAELoader.VAE > OviLatent.vae",
         "OviLatent.latent > SamplerCustomAdvanced.latent_image",
     ],
+    "OviHoldPictures": [
+        "OviLatent.latent > OviHoldPictures.latent",
+        "VAELoader.VAE > OviHoldPictures.vae",
+        "LoadImage.IMAGE > OviHoldPictures.images",
+        "OviHoldPictures.latent > KSampler.latent_image",
+    ],
+    "OviHoldSound": [
+        "OviLatent.latent > OviHoldSound.latent",
+        "OviAudioVAELoader.VAE > OviHoldSound.audio_vae",
+        "LoadAudio.AUDIO > OviHoldSound.audio",
+        "OviHoldSound.latent > KSampler.latent_image",
+        "OviHoldSound.audio > OviSaveVideo.audio",
+    ],
+    "OviTimeMask": [
+        "OviLoadLatent.latent > OviTimeMask.latent",
+        "OviTimeMask.latent > KSampler.latent_image",
+    ],
     "OviAttention": [
         "UNETLoader.MODEL > OviAttention.model",
         "OviAttention.model > OviGuidance.model",
@@ -104,7 +121,7 @@ FILES = {
     "text_encoders": ["umt5_xxl_fp8_e4m3fn_scaled.safetensors"],
     "vae": ["best_netG.pt", "v1-16.pth", "wan2.2_vae.safetensors"],
 }
-LATENT = "pier_00001_.safetensors"  # in the input folder
+LATENT, RECORDING = "pier_00001_.safetensors", "recording.wav"  # in the input folder
 WIDGETS = {
     "prompt": "A woman on a pier says <S>The tide is coming in.<E> Audio: waves, a gull cries.",
     "vae_name": "wan2.2_vae.safetensors",
@@ -189,7 +206,8 @@ def make_files(base: Path) -> None:
         for name in names:
             (base / "models" / folder / name).touch()
     (base / "input").mkdir()
-    (base / "input" / LATENT).touch()
+    for name in (LATENT, RECORDING):
+        (base / "input" / name).touch()
     with Image.open(REPOSITORY / "web" / "docs" / "miniature_speaks.jpg") as sheet:
         sheet.crop((24, 40, 172, 188)).save(base / "input" / "example.png")
 

@@ -24,6 +24,8 @@ DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+# What it calls those that quantised layers have too: packed numbers, and text as bytes.
+STORED = DTYPES | {torch.int8: "I8", torch.uint8: "U8"}
 
 
 # Seconds without a byte, after which nobody writes a file any more.
@@ -120,7 +122,7 @@ class SafetensorsWriter:
         end = 0
         for name, outline in ordered:
             start, end = end, end + outline.nbytes
-            shape, dtype = list(outline.shape), DTYPES[outline.dtype]
+            shape, dtype = list(outline.shape), STORED[outline.dtype]
             header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
         encoded = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)

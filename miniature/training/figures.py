@@ -49,18 +49,12 @@ def summarise(verdicts: list[Verdict]) -> dict[str, float]:
     """
     errors = [error for verdict in verdicts for error in verdict.errors]
     together = sum(error <= IN_SYNC for error in errors)
-    return {
+    return {name: share(right) for name, right in answers(verdicts).items()} | {
         "clips": len(verdicts),
         "events_heard": len(errors),
-        "sync": share(error <= IN_SYNC for error in errors),
         "sync_chance": chance(verdicts),
         "sync_seen": together / (sum(len(verdict.seen) for verdict in verdicts) or math.nan),
         "sync_error_ms": 1000 * median(errors),
-        "colour": share(verdict.colour == verdict.asked.colour for verdict in verdicts),
-        "count_seen": share(len(verdict.seen) == verdict.asked.count for verdict in verdicts),
-        "count_heard": share(len(verdict.heard) == verdict.asked.count for verdict in verdicts),
-        "count_both": share(len(v.seen) == len(v.heard) == v.asked.count for v in verdicts),
-        "pitch": share(verdict.pitch == verdict.asked.pitch for verdict in verdicts),
         "snr_db": median(verdict.snr for verdict in verdicts if verdict.snr is not None),
         "loudness_by_size": correlation(
             [
@@ -73,6 +67,18 @@ def summarise(verdicts: list[Verdict]) -> dict[str, float]:
         "time_spread": spread(
             verdicts, lambda verdict: verdict.seen[0] if verdict.seen else math.nan
         ),
+    }
+
+
+def answers(verdicts: list[Verdict]) -> dict[str, list[bool]]:
+    """Return whether each sound is in sync and each clip as asked, by the names in ROWS."""
+    return {
+        "sync": [error <= IN_SYNC for verdict in verdicts for error in verdict.errors],
+        "colour": [verdict.colour == verdict.asked.colour for verdict in verdicts],
+        "count_seen": [len(verdict.seen) == verdict.asked.count for verdict in verdicts],
+        "count_heard": [len(verdict.heard) == verdict.asked.count for verdict in verdicts],
+        "count_both": [len(v.seen) == len(v.heard) == v.asked.count for v in verdicts],
+        "pitch": [verdict.pitch == verdict.asked.pitch for verdict in verdicts],
     }
 
 
@@ -120,9 +126,9 @@ def spread(verdicts: list[Verdict], value: Callable[[Verdict], float]) -> float:
     return math.sqrt(sum(variances) / len(variances)) if variances else math.nan
 
 
-def share(answers: Iterable[bool]) -> float:
-    answers = list(answers)
-    return sum(answers) / len(answers) if answers else math.nan
+def share(right: Iterable[bool]) -> float:
+    right = list(right)
+    return sum(right) / len(right) if right else math.nan
 
 
 def median(values: Iterable[float]) -> float:

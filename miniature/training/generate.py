@@ -4,7 +4,7 @@ custom sampler.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,9 @@ class Guidance:
     video_cfg: float = 4.0
     audio_cfg: float = 3.0
     skip_layer: int = 0
+    cfg_range: tuple[float, float] = (0.0, 1.0)
+    # In place of the defaults of 'Ovi Text Encode', by its inputs' names.
+    negatives: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,22 +101,28 @@ def hold(parts: Parts, clip: Clip, stream: str, latent: dict) -> dict:
 
 
 def make_clip(
-    parts: Parts, caption: str, seed: int, guidance: Guidance, latent: dict | None = None
+    parts: Parts,
+    caption: str,
+    seed: int,
+    guidance: Guidance,
+    latent: dict | None = None,
+    held: str = "as given",
 ) -> tuple[Tensor, Tensor]:
     """Return frames [F, H, W, 3] and sound [samples] of a caption; latent: what empty() or hold()
-    gave.
+    gave; held: as 'Ovi Decode' has it.
     """
     nodes = import_nodes()
     negatives = {
         name: _default(nodes.OviTextEncode, name) for name in ("video_negative", "audio_negative")
     }
+    negatives |= guidance.negatives
     positive, negative = _run(
         nodes.OviTextEncode, clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives
     )
+    names = ("start_percent", "end_percent", "cfg_start_percent", "cfg_end_percent")
+    ranges = dict(zip(names, (0.0, 1.0, *guidance.cfg_range), strict=True))
     scales = {"audio_cfg": guidance.audio_cfg, "skip_layer": guidance.skip_layer}
-    (model,) = _run(
-        nodes.OviGuidance, model=parts.model, start_percent=0.0, end_percent=1.0, **scales
-    )
+    (model,) = _run(nodes.OviGuidance, model=parts.model, **scales, **ranges)
     (guider,) = _run(
         nodes.CFGGuider, model=model, positive=positive, negative=negative, cfg=guidance.video_cfg
     )
@@ -122,7 +131,7 @@ def make_clip(
     (noise,) = _run(nodes.RandomNoise, noise_seed=seed)
     how = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
     sampled, _ = _run(nodes.SamplerCustomAdvanced, latent_image=latent or empty(parts), **how)
-    return _decode(nodes, parts, sampled)
+    return _decode(nodes, parts, sampled, held)
 
 
 def through_codecs(parts: Parts, clip: Clip) -> tuple[Tensor, Tensor]:
@@ -146,10 +155,11 @@ def _concat(nodes: SimpleNamespace, streams: dict[str, dict]) -> dict:
     )[0]
 
 
-def _decode(nodes: SimpleNamespace, parts: Parts, latent: dict) -> tuple[Tensor, Tensor]:
-    frames, sound = _run(
-        nodes.OviDecode, samples=latent, vae=parts.vae, audio_vae=parts.audio_vae, tiling="auto"
-    )
+def _decode(
+    nodes: SimpleNamespace, parts: Parts, latent: dict, held: str = "as given"
+) -> tuple[Tensor, Tensor]:
+    vaes = {"vae": parts.vae, "audio_vae": parts.audio_vae}
+    frames, sound = _run(nodes.OviDecode, samples=latent, **vaes, tiling="auto", held=held)
     return frames.float(), sound["waveform"][0, 0].float()
 
 

@@ -11,11 +11,15 @@ import torch
 from comfy.ldm.wan import vae2_2
 from torch import Tensor, nn
 
+from .lean_layers import is_lean, lean_layers
+
 # The decoder holds the most in its last block's first convolution. In frames of what that block
-# reads: its input 4, activated 4, the last two of them kept 2, after two of before 6, padded 6;
-# kept for the layers until there 12.
+# reads: its input 4, normalised 4, activated after two of before 6, kept for the layers until
+# there 12. Core's own layers: its input 4, activated 4, the last two of them kept 2, after two of
+# before 6, padded 6, kept 12.
 # Counted by benchmarks/decode.py, which also shows that the length makes no difference.
-FRAMES_HELD = 34
+FRAMES_HELD = 26
+FRAMES_HELD_BY_CORE = 34
 # Not counted: a convolution may bring what it reads and writes into another order, 6 and half of 4.
 # And 5 % to spare.
 FRAMES_INSIDE = 10
@@ -36,7 +40,8 @@ def bytes_held(model: nn.Module, tile_area: int, picture_area: int, dtype: torch
     Areas in latent pixels. The middle layers see the whole picture, the others one tile.
     """
     channels = model.decoder.conv1.out_channels
-    tile = (FRAMES_HELD + FRAMES_INSIDE) * POSITIONS * (channels // 2) * tile_area
+    frames = FRAMES_HELD if is_lean(model.decoder) else FRAMES_HELD_BY_CORE
+    tile = (frames + FRAMES_INSIDE) * POSITIONS * (channels // 2) * tile_area
     return max(tile, MIDDLE_FRAMES_HELD * channels * picture_area) * dtype.itemsize
 
 
@@ -72,7 +77,7 @@ def decode_streaming(
     changes = {model.decoder: take}
     if replacements:
         changes[model.decoder.middle[-1]] = know
-    with _changed(changes):
+    with lean_layers(model.decoder), _changed(changes):
         model.decode(latent)
 
 
@@ -89,7 +94,7 @@ def middle_of(model: nn.Module, latent: Tensor, device: torch.device) -> list[Te
         steps.append(made.to(device))
         return _corner(made)
 
-    with _changed({model.decoder.middle[-1]: keep}):
+    with lean_layers(model.decoder), _changed({model.decoder.middle[-1]: keep}):
         model.decode(latent)
     return steps
 

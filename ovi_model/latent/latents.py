@@ -15,6 +15,7 @@ from ..config import AUDIO_CHANNELS, VIDEO_CHANNELS
 from ..load.audio_vae import is_audio_vae
 from ..load.video_vae import check_video_vae
 from . import geometry
+from .hold import PICTURES, SOUND
 from .pictures import check_pictures, is_finite, to_rgb
 
 
@@ -39,21 +40,11 @@ def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_
             f"start_image holds {len(images)} images for a batch of {batch_size}: give one image, "
             "or one for each clip."
         )
-    colours = to_rgb(images)
-    if not is_finite(colours):
-        raise ValueError(
-            "start_image holds NaN or infinite values: the node that made it failed; check its "
-            "inputs, or connect another image."
-        )
-    _check_cut(images, width, height)
+    pixels = fit_pictures("start_image", images, width, height)
     check_video_vae(vae, "Ovi Latent")
-    pixels = comfy.utils.common_upscale(colours.movedim(-1, 1), width, height, "bicubic", "center")
-    pixels = pixels.clamp(0, 1).movedim(1, -1)
     encoded = torch.cat([vae.encode(image.unsqueeze(0)) for image in pixels])
     video, audio = empty(width, height, frames, batch_size)["samples"].unbind()
-    # Samplers normalise the whole latent, so what is yet to be made must be what normalises to
-    # zero.
-    video = comfy.latent_formats.Wan22().process_out(video)
+    video = unnormalised(video)
     video[:, :, :1] = encoded[:, :, :1].to(video)
     video_mask = video.new_ones(batch_size, 1, *video.shape[2:])
     video_mask[:, :, :1] = 0
@@ -64,7 +55,33 @@ def from_image(vae, images: Tensor, width: int, height: int, frames: int, batch_
     }
 
 
-def _check_cut(images: Tensor, width: int, height: int) -> None:
+def fit_pictures(name: str, images: Tensor, width: int, height: int) -> Tensor:
+    """Return images [N, H, W, 1, 3 or 4] as RGB, scaled to cover a size in pixels and cut to it at
+    the centre.
+
+    Raises ValueError, with the input's name, for images that cannot be used so.
+    """
+    check_pictures(name, images)
+    colours = to_rgb(images)
+    if not is_finite(colours):
+        raise ValueError(
+            f"{name} holds NaN or infinite values: the node that made it failed; check its "
+            "inputs, or connect another image."
+        )
+    _check_cut(name, images, width, height)
+    pixels = comfy.utils.common_upscale(colours.movedim(-1, 1), width, height, "bicubic", "center")
+    return pixels.clamp(0, 1).movedim(1, -1)
+
+
+def unnormalised(video: Tensor) -> Tensor:
+    """Return an empty video latent as samplers expect one that is partly filled.
+
+    They normalise the whole latent, so what is yet to be made must be what normalises to zero.
+    """
+    return comfy.latent_formats.Wan22().process_out(video)
+
+
+def _check_cut(name: str, images: Tensor, width: int, height: int) -> None:
     """Raise ValueError if nothing is left of an image once it is cut at the centre to the
     proportions of a size in pixels.
 
@@ -77,7 +94,7 @@ def _check_cut(images: Tensor, width: int, height: int) -> None:
     if columns <= 2 * cut_columns or rows <= 2 * cut_rows:
         left = "column" if columns <= 2 * cut_columns else "row"
         raise ValueError(
-            f"start_image is {columns} x {rows} pixels: cut to the proportions of {width} x "
+            f"{name} is {columns} x {rows} pixels: cut to the proportions of {width} x "
             f"{height}, not one {left} of it is left. Use a larger image, or a size of its "
             "proportions, which 'Ovi Image Size' finds."
         )
@@ -153,6 +170,8 @@ def _check_whole(name: str, video: Tensor, audio: Tensor) -> None:
 def separate(latent: dict) -> tuple[dict, dict]:
     """Take a latent apart; a mask that is not nested belongs to the video."""
     parts = [{**latent, "samples": samples} for samples in streams(latent, "latent")]
+    for part, others in zip(parts, (SOUND, PICTURES), strict=True):
+        part.pop(others, None)
     mask = latent.get("noise_mask")
     if mask is not None:
         masks = mask.unbind() if getattr(mask, "is_nested", False) else [mask]
@@ -185,14 +204,14 @@ def concat(video_latent: dict, audio_latent: dict) -> dict:
     latent = {
         **audio_latent,
         **video_latent,
-        "samples": NestedTensor([video, _with_steps(audio, steps)]),
+        "samples": NestedTensor([video, with_steps(audio, steps)]),
     }
     if masks != (None, None):
         video_mask, audio_mask = (
-            _own_mask(x, mask) for x, mask in zip((video, audio), masks, strict=True)
+            own_mask(x, mask) for x, mask in zip((video, audio), masks, strict=True)
         )
         if audio_mask.shape[-1] == audio.shape[-1]:  # of another width, samplers scale it
-            audio_mask = _with_steps(audio_mask, steps)
+            audio_mask = with_steps(audio_mask, steps)
         latent["noise_mask"] = NestedTensor(_of_as_many_clips([video_mask, audio_mask]))
     return latent
 
@@ -205,12 +224,12 @@ def _of_as_many_clips(masks: list[Tensor]) -> list[Tensor]:
     return [comfy.utils.repeat_to_batch_size(mask, most) for mask in masks]
 
 
-def _with_steps(audio: Tensor, steps: int) -> Tensor:
+def with_steps(audio: Tensor, steps: int) -> Tensor:
     """audio [B, C, L], one step too short, too long, or neither -> [B, C, steps]."""
     return torch.cat([audio, audio[..., -1:]], dim=-1)[..., :steps]
 
 
-def _own_mask(samples: Tensor, mask: Tensor | None) -> Tensor:
+def own_mask(samples: Tensor, mask: Tensor | None) -> Tensor:
     """A stream's mask, ones if it has none.
 
     One drawn as images [N, 1, H, W] is one of a clip with N frames for a picture, as samplers read

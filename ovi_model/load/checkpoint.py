@@ -25,6 +25,8 @@ AUDIO_KEY = "patch_embedding.0.weight"
 # Numbers in a tensor that is looked through at every load; all of Ovi's that are no matrix together
 # take 16 MB.
 SMALL = 2**16
+# Numbers in a row and in a column that mxfp8 takes at once.
+BLOCK = 32
 
 
 def convert_key(released: str) -> str:
@@ -132,9 +134,8 @@ def check_weights(state_dict: StateDict, video: VideoTowerConfig, audio: AudioTo
         )
     for key, shape in expected.items():
         found = state_dict[key]
-        is_packed = (
-            not found.is_floating_point()
-            and key.removesuffix(".weight") + LAYER_FORMAT in state_dict
+        is_packed = key.removesuffix(".weight") + LAYER_FORMAT in state_dict and (
+            not found.is_floating_point() or found.shape == _filled_up(shape)
         )
         if found.shape != shape and not is_packed:
             raise ValueError(
@@ -142,6 +143,11 @@ def check_weights(state_dict: StateDict, video: VideoTowerConfig, audio: AudioTo
                 "The file is damaged or not of the Ovi family."
             )
     _check_numbers(state_dict)
+
+
+def _filled_up(shape: torch.Size) -> torch.Size:
+    """The shape of a matrix whose sides are filled up to whole blocks, as mxfp8's are."""
+    return torch.Size(-(-side // BLOCK) * BLOCK for side in shape)
 
 
 def _check_numbers(state_dict: StateDict) -> None:
@@ -195,7 +201,8 @@ def _read_tower(state_dict: StateDict, prefix: str) -> dict:
     return {
         "dim": dim,
         "text_dim": text_dim,
-        "ffn_dim": _shape(state_dict, prefix + "blocks.0.ffn.0.weight", 2)[0],
+        # Not off the weight, of which some layouts fill up the rows.
+        "ffn_dim": _shape(state_dict, prefix + "blocks.0.ffn.0.bias", 1)[0],
         "freq_dim": _shape(state_dict, prefix + "time_embedding.0.weight", 2)[1],
         "num_layers": num_layers,
         "num_heads": dim // HEAD_DIM,

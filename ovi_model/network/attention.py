@@ -17,6 +17,7 @@ from ..config import TowerConfig
 from . import patches
 from .fused_ops import apply_rope, rms_norm
 from .precision import norm_factory
+from .shared_input import SharedInput
 
 
 class OtherTower(NamedTuple):
@@ -53,9 +54,10 @@ class SelfAttention(nn.Module):
 
     def project(self, x: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, L, D], freqs_cis [1, L, 1, d / 2, 2, 2] -> query, key, value, each [B, L, D]."""
-        query = apply_rope(rms_norm(self.norm_q, self.q(x)), freqs_cis, self.num_heads)
-        key = apply_rope(rms_norm(self.norm_k, self.k(x)), freqs_cis, self.num_heads)
-        return query, key, self.v(x)
+        read = SharedInput(x, self.q, self.k, self.v)
+        query = apply_rope(rms_norm(self.norm_q, read(self.q)), freqs_cis, self.num_heads)
+        key = apply_rope(rms_norm(self.norm_k, read(self.k)), freqs_cis, self.num_heads)
+        return query, key, read(self.v)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, transformer_options: dict
@@ -107,7 +109,8 @@ class FusionCrossAttention(nn.Module):
         return self.o(patches.change_output("attn2", read, self, transformer_options))
 
     def _read_text(self, query: Tensor, text: Tensor, transformer_options: dict) -> Tensor:
-        key, value = rms_norm(self.norm_k, self.k(text)), self.v(text)
+        from_text = SharedInput(text, self.k, self.v)
+        key, value = rms_norm(self.norm_k, from_text(self.k)), from_text(self.v)
         key, value = (extend(rows, self.text_length) for rows in (key, value))
         replacement = patches.find_replacement("attn2", transformer_options)
         if replacement is None:
@@ -119,10 +122,10 @@ class FusionCrossAttention(nn.Module):
 
     def project_other(self, hidden: Tensor, freqs_cis: Tensor) -> tuple[Tensor, Tensor]:
         """The other tower's hidden state [B, M, D] and its freqs_cis -> key and value [B, M, D]."""
-        hidden = self.pre_attn_norm_fusion(hidden)
-        key = rms_norm(self.norm_k_fusion, self.k_fusion(hidden))
+        read = SharedInput(self.pre_attn_norm_fusion(hidden), self.k_fusion, self.v_fusion)
+        key = rms_norm(self.norm_k_fusion, read(self.k_fusion))
         key = apply_rope(key, freqs_cis, self.num_heads)
-        return key, self.v_fusion(hidden)
+        return key, read(self.v_fusion)
 
 
 def extend(rows: Tensor, count: int) -> Tensor:

@@ -8,10 +8,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 
+import torch
+from comfy.model_sampling import CONST
+
 from ..core_facts import module_of, node_of
 from ..log import log
 from ..network.lock_step import NEGATIVE
 from ..network.patches import MIDDLE
+from .instead import FLOW, FOREIGN, INSTEAD, SET_BY
 
 # Patches that act, with what each is given: as many arguments as core's Wan, Flux and U-Nets give.
 ACTING = {
@@ -27,29 +31,12 @@ SAMPLER_FUNCTIONS = (
     "sampler_post_cfg_function",
     "model_function_wrapper",
 )
+# What the model is told at the first of all noise levels.
+TIMES = 1000.0
 # Self-attention may be replaced by Wan's, and layers by any of their kind.
 REPLACED_FORWARD = re.compile(
-    r"diffusion_model\.(audio_model\.)?(blocks\.\d+\.((cross_attn|ffn)\.)?)?forward"
+    r"diffusion_model\..*blocks\.\d+\.(cross_attn|ffn|forward)(\.forward)?"
 )
-STEPS_SAVED = "To save time use 'EasyCache', or fewer steps with a few-step LoRA."
-DETAIL = "Use 'Perturbed-Attention Guidance', or skip_layer of 'Ovi Guidance'."
-# What a node does, and what does the like on Ovi, by the class of the node.
-INSTEAD = {
-    "FreeU": f"weighs the skip connections of a U-Net. {DETAIL}",
-    "FreeU_V2": f"weighs the skip connections of a U-Net. {DETAIL}",
-    "SelfAttentionGuidance": f"blurs what the middle of a U-Net looks at. {DETAIL}",
-    "HyperTile": f"cuts a U-Net's attention into tiles of one picture. {STEPS_SAVED}",
-    "TomePatchModel": f"merges like tokens in a U-Net's attention. {STEPS_SAVED}",
-    "PatchModelAddDownscale": "makes a U-Net's inner picture smaller for the first steps. Sample "
-    "small and then upscale: the workflow 'ovi_two_pass' does.",
-    "HypernetworkLoader": "loads a hypernetwork, made for a U-Net's layers. Use a LoRA.",
-}
-# Options that other models read, by their key, and the node that sets them.
-FOREIGN = {
-    "chroma_radiance_options": "'ChromaRadianceOptions' sets options of Chroma Radiance",
-    "animate2_cache": "'Wan Animate 2 Cache' keeps the reference frames of Wan Animate 2",
-    "rel_l1_thresh": "TeaCache's thresholds were measured on other models",
-}
 
 
 def check(network, patcher, transformer_options: dict) -> None:
@@ -58,10 +45,14 @@ def check(network, patcher, transformer_options: dict) -> None:
     network: the twin DiT; patcher: the MODEL that runs, or None; transformer_options: of this step.
     """
     for name, function in _patches(transformer_options):
-        if name not in ACTING:
+        if name not in ACTING or made_by(function) in INSTEAD:
             raise ValueError(_refuse(function, f"changes '{name}', which Ovi does not have"))
         if not _takes(function, ACTING[name]):
             raise ValueError(_refuse(function, f"sets '{name}' in the form of another model"))
+    for wrappers in transformer_options.get("wrappers", {}).values():
+        for wrapper in (wrapper for of_key in wrappers.values() for wrapper in of_key):
+            if made_by(wrapper) in INSTEAD:
+                raise ValueError(_refuse(wrapper, "wraps a forward"))
     for kind, replacements in transformer_options.get("patches_replace", {}).items():
         _check_replacements(kind, replacements, len(network.blocks))
     _check_options(transformer_options, len(network.blocks))
@@ -116,7 +107,7 @@ def _check_replacements(kind: str, replacements: dict, count: int) -> None:
     places = {"dit": blocks, "attn1": blocks | {*MIDDLE}, "attn2": blocks | {*MIDDLE}}
     fit = {key for key in replacements if key in places.get(kind, ())}
     missing = [key for key in replacements if key not in fit]
-    refused = [key for key, function in replacements.items() if node_of(function) in INSTEAD]
+    refused = [key for key, function in replacements.items() if made_by(function) in INSTEAD]
     if not refused and (not missing or (kind == "dit" and fit)):
         return
     key = (refused or missing)[0]
@@ -141,15 +132,44 @@ def _check_patcher(patcher) -> None:
     for name in SAMPLER_FUNCTIONS:
         functions = patcher.model_options.get(name) or []
         for function in functions if isinstance(functions, list) else [functions]:
-            if node_of(function) in INSTEAD:
+            if made_by(function) in INSTEAD and not _takes_packs(function):
                 raise ValueError(_refuse(function, "is made for other models"))
+    _check_sampling(patcher.object_patches.get("model_sampling"))
     for key, function in patcher.object_patches.items():
-        if re.fullmatch(
-            r"diffusion_model\..*blocks\.\d+\.(cross_attn|ffn|forward)(\.forward)?", key
-        ):
+        if REPLACED_FORWARD.fullmatch(key):
             raise ValueError(
                 _refuse(function, f"replaces '{key.removeprefix('diffusion_model.')}' by Wan's")
             )
+
+
+def _takes_packs(function: Callable) -> bool:
+    """Whether a function of core's 'RescaleCFG', the only one that tells, takes Ovi's latent."""
+    if made_by(function) != "RescaleCFG":
+        return False
+    names = ("cond", "uncond", "input", "cond_denoised", "uncond_denoised")
+    packed = {name: torch.ones(1, 1, 2) for name in names}
+    try:
+        function({**packed, "cond_scale": 1.0, "sigma": torch.ones(1), "timestep": torch.ones(1)})
+    except IndexError:  # it asks for a fourth dimension
+        return False
+    except KeyError:  # it asks for the model, to tell flows from others
+        return True
+    return True
+
+
+def _check_sampling(sampling) -> None:
+    """Raise ValueError where a node made the sampler read another kind of prediction, or tell
+    other times.
+    """
+    if sampling is None:
+        return
+    is_flow = isinstance(sampling, CONST)
+    if not is_flow or float(sampling.timestep(torch.ones(1))) != TIMES:
+        node = made_by(sampling)
+        # 'ModelSamplingAuraFlow' is made from this one, which itself tells the right times.
+        node = "ModelSamplingAuraFlow" if node == "ModelSamplingSD3" else node
+        what = INSTEAD.get(node, f"sets other times or another prediction. {FLOW}")
+        raise ValueError(f"'{node}' {what} Remove it: on Ovi it would make noise of the clip.")
 
 
 def _is_first_step(transformer_options: dict) -> bool:
@@ -159,8 +179,14 @@ def _is_first_step(transformer_options: dict) -> bool:
 
 def _refuse(function: Callable, what: str) -> str:
     """Say which node cannot act, why, and what to use."""
-    node = node_of(function)
+    node = made_by(function)
     instead = INSTEAD.get(node)
     if instead:
-        return f"'{node}' {instead} Remove it: on Ovi it would do nothing."
-    return f"'{node}' (of {module_of(function)}) {what}. Remove it: it is made for another model."
+        return f"'{node}' {instead} Remove it: on Ovi it has no place."
+    file = module_of(function).replace("\\", "/").rpartition("/")[2]
+    return f"'{node}' (of {file}) {what}. Remove it: it is made for another model."
+
+
+def made_by(function: Callable) -> str:
+    """Return the class of the node that set a function."""
+    return SET_BY.get(node_of(function), node_of(function))

@@ -77,12 +77,11 @@ def page(served):
 
 @pytest.fixture(scope="session")
 def small() -> dict[str, object]:
-    """Widgets by name that make any workflow small; the duration is that of a recording."""
+    """Widgets by name that make any workflow small."""
     return {
         "width": 64,
         "height": 64,
         "length": 5,
-        "duration": 5 / 24,
         "steps": 2,
         "model_area": "720x720",
         "skip_layer": -1,

@@ -70,6 +70,8 @@ class CountTraffic(TorchDispatchMode):
             name = func._schema.name.split("::")[1]
             self.syncs += name == "_local_scalar_dense" and args[0].device.type == self.device.type
             name = name.removesuffix("_")
+            if name == "convolution" and result.is_meta:
+                result = _in_order_of(args[0], result)
             read, written = _split(func._schema, name, args, kwargs or {}, result)
             self.add(KIND.get(name, "arithmetic"), read, written)
         return result
@@ -233,6 +235,18 @@ def _split(
     return (read, written) if written else ([], [])
 
 
+def _in_order_of(given: Tensor, made: Tensor) -> Tensor:
+    """A convolution's output with its channels last in memory if its input's are, as on a card; the
+    meta device has them first.
+    """
+    for order in (torch.channels_last, torch.channels_last_3d):
+        if given.ndim == (5 if order is torch.channels_last_3d else 4) and given.is_contiguous(
+            memory_format=order
+        ):
+            return made.to(memory_format=order)
+    return made
+
+
 def _tensors(tree) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
@@ -240,7 +254,7 @@ def _tensors(tree) -> list[Tensor]:
 def _kind_of(module: nn.Module) -> str | None:
     """What a module's elementwise work counts as, by the name of its class."""
     name = type(module).__name__
-    if "Norm" in name:
+    if "norm" in name.lower():
         return "normalisation"
     return "modulation" if "Modulation" in name else None
 
@@ -254,11 +268,14 @@ def pytorch_attention(_original, *args, **kwargs) -> Tensor:
     return attention_pytorch(*args, **kwargs)
 
 
-def forward_traffic(model: nn.Module, shapes: list, dtype: torch.dtype, **options) -> CountTraffic:
+def forward_traffic(
+    model: nn.Module, shapes: list, dtype: torch.dtype, prepared: dict | None = None, **options
+) -> CountTraffic:
     """Count a forward of an OviModel on the device of its weights.
 
-    shapes: of the latents given, the video's first. dtype: of the activations. options: more
-    transformer_options.
+    shapes: of the latents given, the video's first. dtype: of the activations. prepared: the
+    prompt and what else is made once a run, else a prompt of full length that the forward embeds.
+    options: more transformer_options.
     """
     device = next(model.parameters()).device
     latents = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
@@ -267,13 +284,13 @@ def forward_traffic(model: nn.Module, shapes: list, dtype: torch.dtype, **option
         shapes[0][0], model.config.text_length, model.config.text_dim, dtype=dtype, device=device
     )
     options["optimized_attention_override"] = pytorch_attention
+    prepared = prepared or {"context": text, "audio_context": text}
     count = CountTraffic(device)
     with torch.no_grad(), count.by_part(model), count:
         model(
             latents if len(latents) > 1 else latents[0],
             time,
-            text,
-            text,
+            **prepared,
             transformer_options=options,
         )
     return count

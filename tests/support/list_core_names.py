@@ -7,11 +7,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+import list_stock_nodes
 from core_names import REPOSITORY, CoreNames, read_core_names
 
 PAGE = REPOSITORY / "docs" / "compatibility.md"
 FACT = re.compile(r'((?:# .+\n)+)([A-Z_]+) = hasattr\((\S+), "(\w+)"\)\n')
 SINCE = re.compile(r"\bsince ([\d.]+)")
+FROM = re.compile(r"\bFrom ([\d.]+) on\b")
 
 HEAD = """# Which ComfyUI, and what of it is used
 
@@ -24,6 +26,8 @@ version it is. The numbers below are for readers.
 | 0.33.0, the newest that was tried by hand | the unit and parity tests |
 | the newest release | every test, at every change, where `.github/workflows/test.yml` runs |
 | its main branch | the same each night; it may fail |
+
+Further down: [which of core's nodes work on Ovi](#which-of-cores-nodes-work-on-ovi).
 
 *Core* is ComfyUI's own code. This page is written by `python tests/support/write_pages.py`, and
 `tests/unit/test_compatibility.py` fails where it is not current or the running core lacks a name
@@ -104,7 +108,8 @@ def page() -> str:
         (OVERRIDDEN, overridden_rows(names)),
         (USED, used_rows(names)),
     )
-    return HEAD + "".join(head + table(rows) for head, rows in sections)
+    named = "".join(head + table(rows) for head, rows in sections)
+    return HEAD + named + list_stock_nodes.section()
 
 
 def patch_rows() -> Iterator[tuple[str, ...]]:
@@ -127,9 +132,11 @@ def brief_changes() -> str:
 
 
 def cores_of(patch) -> str:
-    """Say on which cores a change is made, by what is said of newer ones."""
-    since = SINCE.search(patch.newer)
-    return f"before {since[1]}" if since else "every core"
+    """Say on which cores a change is made, by what is said of it and of newer ones."""
+    since, first = SINCE.search(patch.newer), FROM.search(patch.why)
+    if since:
+        return f"before {since[1]}"
+    return f"from {first[1]} on" if first else "every core"
 
 
 def fact_rows() -> Iterator[tuple[str, ...]]:

@@ -10,6 +10,8 @@ import find_comfyui
 import floor
 import forward
 import pytest
+import quantised
+import recorded_floor
 import reference
 import torch
 import traffic
@@ -36,8 +38,10 @@ def model():
 def runner(model):
     """The forward of a model as record_floor wants it."""
     device = next(model.parameters()).device
-    latents, times, text = forward.make_inputs(model, TINY.shapes(), torch.float32, device)
-    return lambda options: model(latents, times, text, text, transformer_options=options)
+    latents, times, text = forward.make_inputs(model.config, TINY.shapes(), torch.float32, device)
+    with torch.no_grad():
+        prepared = forward.prepare_run(model, latents, text)
+    return lambda options: model(latents, times, **prepared, transformer_options=options)
 
 
 def options(**changed):
@@ -47,7 +51,8 @@ def options(**changed):
         "layers": None,
         "batch": 1,
         "compile": False,
-        "reference": None,
+        "prompt": 9,
+        "peer": None,
     }
     return argparse.Namespace(**defaults | changed)
 
@@ -76,11 +81,71 @@ def measured(run, mode):
     return mode
 
 
-def test_the_floor_multiplies_as_much_as_the_model_and_does_nothing_else():
+@pytest.mark.parametrize(("batch", "prompt"), [(1, 9), (2, 511), (1, 512), (1, 600)])
+def test_the_floor_is_what_the_forward_multiplies_but_for_repeated_rows_of_the_prompt(
+    batch, prompt
+):
+    towers, shapes, meta = TINY.towers(), TINY.shapes(batch), torch.device("meta")
+    products = floor.list_floor(towers, shapes, prompt)
+    on_meta = forward.make_model(towers, torch.float32, None, meta)
+    latents, times, text = forward.make_inputs(towers[0], shapes, torch.float32, meta, prompt)
+    with torch.no_grad():
+        prepared = forward.prepare_run(on_meta, latents, text)
+    whole = measured(
+        lambda: on_meta(
+            latents,
+            times,
+            **prepared,
+            transformer_options={"optimized_attention_override": pytorch_attention},
+        ),
+        FlopCounterMode(display=False),
+    )
+    rows, config = min(prompt + 1, 512), towers[0]
+    tokens = TINY.tokens + TINY.shapes()[1][2]
+    # Attention of every query to keys that repeat the last row.
+    repeated = 4 * batch * tokens * (512 - rows) * config.dim * config.num_layers
+    assert sum(its.flop for its in products) == whole.get_total_flops() - repeated
+
+
+def test_the_floor_runs_what_it_lists_and_moves_the_bytes_it_states():
+    products = floor.list_floor(TINY.towers(), TINY.shapes(2), 9)
+    runs = floor.Floor(products, torch.float32, torch.device("meta"))
+    flop, traffic = (
+        measured(runs, mode) for mode in (FlopCounterMode(display=False), CountTraffic("meta"))
+    )
+    moved, launches = floor.by_kind(products, 4)
+    assert flop.get_total_flops() == sum(its.flop for its in products)
+    assert (traffic.moved, traffic.launches) == (moved, launches)
+    assert floor.count_bytes(products, 4) == moved.total()
+    weights = sum(floor.count_numbers(its)[1] for its in products)
+    assert floor.count_bytes(products, 2, 1) == moved.total() / 2 - weights
+
+
+def test_the_floor_reads_each_weight_of_the_model_once(model):
+    products = floor.list_floor(TINY.towers(), TINY.shapes(), 9)
+    runs = floor.Floor(products, torch.float32, CPU, model.parameters())
+    own = {weight.data_ptr() for weight in model.parameters()}
+    read = [
+        tensor.data_ptr()
+        for product, (_, tensors) in zip(products, runs.calls, strict=True)
+        for tensor in tensors[len(product.activations) :]
+    ]
+    assert set(read) <= own
+    assert len(set(read)) == len(read)
+
+
+def test_the_floor_at_full_size():
+    clip = clips.CLIPS["960x960 5 s"]
+    products = floor.list_floor(clip.towers(), clip.shapes(), 128)
+    _, launches = floor.by_kind(products, 2)
+    assert launches == {"matmul": 729, "convolution": 4, "attention": 180}
+
+
+def test_the_recorded_floor_multiplies_as_much_as_the_model_and_does_nothing_else():
     on_meta = forward.make_model(TINY.towers(), torch.float32, None, torch.device("meta"))
     run = runner(on_meta)
     with torch.no_grad():
-        recorded = floor.record_floor(on_meta, run)
+        recorded = recorded_floor.record_floor(on_meta, run)
 
     def whole():
         return run({"optimized_attention_override": pytorch_attention})
@@ -95,9 +160,9 @@ def test_the_floor_multiplies_as_much_as_the_model_and_does_nothing_else():
     }
 
 
-def test_the_floor_multiplies_the_models_own_weights_and_shares_its_buffers(model):
+def test_the_recorded_floor_multiplies_the_models_own_weights_and_shares_its_buffers(model):
     with torch.no_grad():
-        recorded = floor.record_floor(model, runner(model))
+        recorded = recorded_floor.record_floor(model, runner(model))
     given = {
         tensor.data_ptr()
         for _, args, _ in recorded.calls
@@ -109,6 +174,9 @@ def test_the_floor_multiplies_the_models_own_weights_and_shares_its_buffers(mode
         for weight in model.parameters()
         if weight.ndim > 1 and weight.shape[0] > 1
     }
+    # All but the prompt's embedding, which is made once a run.
+    embeddings = (tower.text_embedding for tower in (model, model.audio_model))
+    matrices -= {layer[place].weight.data_ptr() for layer in embeddings for place in (0, 2)}
     assert matrices <= given
     assert len(recorded.buffers) < len(recorded.calls) / 2
     assert all(buffer.isfinite().all() for buffer in recorded.buffers.values())
@@ -123,8 +191,8 @@ def test_everything_takes_turns_and_the_table_says_how_long(dtype, batch, monkey
             contender.take_turn(CPU)
         assert all(part.isfinite().all() for part in timed[0].run())
     forward.print_table(timed, CPU)
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[-2:]]
-    assert [row[0] for row in rows] == ["| ours", "| floor"]
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ["| ours", "| floor", "| recorded floor"]
     assert (rows[1][2], rows[1][3], rows[1][4]) == ("1.000", "not measured", "not measured |")
 
 
@@ -204,10 +272,10 @@ def checkout(tmp_path, monkeypatch):
 
 def test_the_reference_loads_without_what_it_needs_and_is_not_written(checkout):
     before = sorted(checkout.rglob("*"))
-    stand_ins = set(reference._stand_ins()) & set(sys.modules)
+    stand_ins = set(reference.stand_ins()) & set(sys.modules)
     model = reference.build(reference.load(checkout, torch.bfloat16), *TINY.towers())
     assert sorted(checkout.rglob("*")) == before
-    assert set(reference._stand_ins()) & set(sys.modules) == stand_ins
+    assert set(reference.stand_ins()) & set(sys.modules) == stand_ins
     assert (model.video_model.config["patch_size"], model.audio_model.config["dim"]) == (
         (1, 2, 2),
         64,
@@ -258,7 +326,20 @@ def test_the_table_of_traffic_sums_up_what_is_not_multiplying(capsys):
     x = torch.zeros(1000, 1000)
     with torch.no_grad(), count:
         nn.functional.gelu(x @ x)
-    traffic.print_table("tiny", 1, [count, count])
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "**" in line]
-    assert lines[0] == ["| **elementwise**", "0.0", "1", "0.0", "1", "1.000", "1.000 |"]
-    assert [row[1:] for row in traffic.rows([count])[-2:]] == [[(0.008, 1)], [(0.02, 2)]]
+    counted = traffic.Counted.of(count)
+    traffic.print_table("tiny", 1, 9, {"ours": counted, "other": counted})
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert lines[-4] == ["| **elementwise**", "0.0", "1", "0.0", "1 |"]
+    assert lines[-1] == ["| ours / this", "1.000", "1.000", "1.000", "1.000 |"]
+    sums = {name: numbers for name, *numbers in traffic.rows([counted])}
+    assert sums["**elementwise**"] == [(0.008, 1)]
+    assert sums["**multiplying**"] == [(0.012, 1)]
+    assert sums["**all**"] == [(0.02, 2)]
+
+
+@pytest.mark.parametrize(
+    ("share", "count", "interval"),
+    [(0.5, 10, (0.2366, 0.7634)), (0.0, 10, (0.0, 0.2775)), (1.0, 48, (0.9259, 1.0))],
+)
+def test_an_interval_of_a_share_is_wilsons(share, count, interval):
+    assert quantised.wilson(share, count) == pytest.approx(interval, abs=1e-4)

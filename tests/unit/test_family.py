@@ -204,12 +204,16 @@ def test_text_of_another_encoder_is_refused(base):
         base.extra_conds(cross_attn=torch.randn(1, 9, 768), device="cpu", noise=None)
 
 
-def test_windows_of_sound_follow_the_picture_without_gap_or_overlap(base):
-    shapes = [torch.Size((1, 48, 31, 4, 6)), torch.Size((1, 20, 157))]
-    windows = [list(range(16)), list(range(16, 31))]
-    sounds = [base.map_context_window_to_modalities(window, shapes, 2)[1] for window in windows]
-    assert sounds[0] + sounds[1] == list(range(157))
-    assert sounds[1][0] == round(16 * 157 / 30)
+def test_windows_cut_both_streams(base):
+    shapes = [torch.Size((1, 48, 61, 4, 6)), torch.Size((1, 20, 314))]
+    window = list(range(30, 61))
+    base.windows_are_anchored = False
+    assert base.map_context_window_to_modalities(window, shapes, 2) == [
+        window,
+        list(range(157, 314)),
+    ]
+    base.windows_are_anchored = True
+    assert base.map_context_window_to_modalities(window, shapes, 2)[1] == list(range(152, 314))
     assert base.map_context_window_to_modalities([0, 1], shapes[:1], 2) == [[0, 1]]
 
 
@@ -296,3 +300,9 @@ def test_a_window_takes_its_own_clean_frames(base):
         cut = base.resize_cond_for_context_window("clean_frames", clean, window, None, "cpu")
         assert cut.cond.flatten().tolist() == expected
     assert base.resize_cond_for_context_window("c_crossattn", clean, window, None, "cpu") is None
+
+
+def test_a_prediction_without_a_prompt_is_refused_in_words(base):
+    """As guiders ask for one whose negative is not connected."""
+    with pytest.raises(ValueError, match=r"without a prompt.*connect its input 'negative'"):
+        base.apply_model(torch.zeros(1, 1, 4), torch.ones(1))

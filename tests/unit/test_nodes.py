@@ -54,6 +54,26 @@ CONTRACT = {
         },
         ["LATENT"],
     ),
+    "OviHoldPictures": (
+        {
+            "latent": None,
+            "vae": None,
+            "images": None,
+            "start": 0.0,
+            "unit": "frames",
+            "strength": 1.0,
+            "keyframe": "clean",
+        },
+        ["LATENT"],
+    ),
+    "OviHoldSound": (
+        {"latent": None, "audio_vae": None, "audio": None, "start": 0.0, "end": 0.0},
+        ["LATENT", "AUDIO"],
+    ),
+    "OviTimeMask": (
+        {"latent": None, "start": 0.0, "end": 0.0, "streams": "picture and sound", "ramp": 0.0},
+        ["LATENT"],
+    ),
     "OviAttention": ({"model": None, "kernel": "auto"}, ["MODEL", "STRING"]),
     "OviGuidance": (
         {
@@ -78,7 +98,7 @@ CONTRACT = {
     "OviSaveLatent": ({"latent": None, "filename_prefix": "latents/Ovi"}, ["LATENT"]),
     "OviLoadLatent": ({"file": None}, ["LATENT"]),
     "OviDecode": (
-        {"samples": None, "vae": None, "audio_vae": None, "tiling": "auto"},
+        {"samples": None, "vae": None, "audio_vae": None, "tiling": "auto", "held": "as given"},
         ["IMAGE", "AUDIO"],
     ),
     "OviPreview": ({"images": None, "fps": 24.0, "audio": None}, ["IMAGE"]),
@@ -98,10 +118,22 @@ CHOICES = {
     ("OviModelLoader", "weight_dtype"): ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"],
     ("OviTextEncode", "sound_tag"): ["Audio:", "<AUDCAP>", "as written"],
     ("OviImageSize", "model_area"): ["720x720", "960x960"],
-    ("OviAttention", "kernel"): ["auto", "pytorch", "flash-attn", "sage", "xformers"],
+    ("OviHoldPictures", "unit"): ["frames", "seconds"],
+    ("OviHoldPictures", "keyframe"): ["clean", "renoised"],
+    ("OviTimeMask", "streams"): ["picture and sound", "picture", "sound"],
+    ("OviAttention", "kernel"): [
+        "auto",
+        "pytorch",
+        "flash-attn",
+        "sage",
+        "xformers",
+        "sage3",
+        "int8",
+    ],
     ("OviScheduler", "solver"): ["unipc", "dpm++", "euler"],
     ("OviSamplerUniPC", "solver"): ["unipc", "dpm++", "euler"],
     ("OviDecode", "tiling"): ["auto", "on", "off"],
+    ("OviDecode", "held"): ["as given", "decoded"],
     ("OviSaveVideo", "format"): ["mp4", "webm", "mov"],
 }
 # Inputs that were added to a node must be optional, or API-format workflows from before would be
@@ -113,6 +145,7 @@ OPTIONAL = {
     ("OviGuidance", "cfg_end_percent"),
     ("OviScheduler", "solver"),
     ("OviSamplerUniPC", "solver"),
+    ("OviDecode", "held"),
     ("OviPreview", "audio"),
     ("OviSaveVideo", "audio"),
 }
@@ -138,6 +171,12 @@ UNITS = {
     "strength_video": "-100 to 100",
     "strength_audio": "-100 to 100",
     "strength_fusion": "-100 to 100",
+    "start": "seconds",
+    "end": "seconds",
+    "ramp": "seconds",
+    "strength": "0 to 1",
+    ("OviSteer", "strength"): "multiple of its size",
+    "until": "noise level",
 }
 
 each_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
@@ -179,9 +218,8 @@ def test_everything_is_explained(node):
     for entry in schema.inputs:
         assert entry.tooltip, f"{entry.id} has no tooltip"
         assert entry.tooltip.endswith("."), f"{entry.id}: {entry.tooltip}"
-        assert UNITS.get(entry.id, "").lower() in entry.tooltip.lower(), (
-            f"{entry.id} does not say its unit"
-        )
+        unit = UNITS.get((schema.node_id, entry.id)) or UNITS.get(entry.id, "")
+        assert unit.lower() in entry.tooltip.lower(), f"{entry.id} does not say its unit"
     for made in schema.outputs:
         assert made.tooltip, f"{made.id or made.display_name} has no tooltip"
         assert made.tooltip.endswith("."), f"{made.id or made.display_name}: {made.tooltip}"
