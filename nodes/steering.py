@@ -50,7 +50,7 @@ class OviSteer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="How many steps are steered; each takes about three times as long. "
+                    tooltip="How many steps are steered; each takes two to three times as long. "
                     "0: all above the noise level 'until'. 4 with strength 3.0 is a cheap choice.",
                 ),
             ],

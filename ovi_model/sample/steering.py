@@ -23,8 +23,8 @@ from ..log import log
 from ..network.differentiable import copied, differentiable
 from ..network.memory import gradient_memory_required
 from ..network.model import diffusion_model
-from .held_picture import HeldPicture, find_held_picture
 from .nested_latents import pack_masks
+from .steered_spans import HeldPicture, find_held_picture
 
 KEY = "ovi_steering"
 # Noise levels between which the times of sounds are decided: a few steered steps are taken here.

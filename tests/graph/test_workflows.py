@@ -91,8 +91,6 @@ def shrunk(prompt):
                 "inputs": {"vae_name": "wan22_encoder_small.safetensors"},
             }
         small = SMALL if node["class_type"] in SHRUNK else {}
-        if node["class_type"] in ("EmptyAudio", "TrimAudioDuration"):
-            small = {"duration": SMALL["length"] / 24}
         node["inputs"] |= {name: value for name, value in small.items() if name in node["inputs"]}
     return prompt
 

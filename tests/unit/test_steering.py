@@ -13,7 +13,7 @@ import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
 from comfyui_ovi.ovi_model.latent import geometry
-from comfyui_ovi.ovi_model.sample import held_picture, solver, steering
+from comfyui_ovi.ovi_model.sample import solver, steered_spans, steering
 from comfyui_ovi.ovi_model.sample.steering import Steering, choose_steps, steer
 from goldens import relative_error, small_model, small_patcher, wan_patcher
 
@@ -114,7 +114,7 @@ def test_the_same_in_inference_mode():
 MUTATIONS = {
     "the picture": (steering, "(predicted - picture)", "predicted"),
     "the frames": (steering, ".square() * frames", ".square()"),
-    "the first frame": (held_picture, "judged[:, 0] = False", "judged[:, 0] = True"),
+    "the first frame": (steered_spans, "judged[:, 0] = False", "judged[:, 0] = True"),
     "the sound in the gradient": (
         steering,
         "gradient.chunk(count)) * self.held.sound",
@@ -138,7 +138,7 @@ MUTATIONS = {
 def test_a_term_taken_out_shows(patcher, monkeypatch, mutation):
     module, old, new = MUTATIONS[mutation]
     changed = mutated(module, old, new, monkeypatch)
-    if module is held_picture:
+    if module is steered_spans:
         monkeypatch.setattr(steering, "find_held_picture", changed.find_held_picture)
         changed = steering
     model = changed.steer(patcher, changed.Steering(0.7, 0.6, 0), lambda _text: None)
@@ -248,7 +248,7 @@ def test_frames_move_the_sound_of_their_time(span):
     audio[:, :, list(steps)] = 0
     shapes = [video.shape, audio.shape]
     pack = comfy.utils.pack_latents([video, audio])[0]
-    held = held_picture.find_held_picture(pack, shapes)
+    held = steered_spans.find_held_picture(pack, shapes)
     if not judging:
         assert held is None
         return
@@ -262,7 +262,7 @@ def test_a_clip_s_sound_is_moved_whole():
     for frames in (2, 3, 10, 31, 61):
         shapes = [(1, 48, frames, 2, 2), (1, 20, geometry.audio_steps(frames))]
         pack = comfy.utils.pack_latents([torch.zeros(shapes[0]), torch.ones(shapes[1])])[0]
-        held = held_picture.find_held_picture(pack, shapes)
+        held = steered_spans.find_held_picture(pack, shapes)
         assert comfy.utils.unpack_latents(held.sound, shapes)[1].all()
 
 
