@@ -46,8 +46,9 @@ from comfyui_ovi.ovi_model.save.join import FADE  # noqa: E402
 FIRST_SEED, NEXT_SEED = 1000, 2000  # of the clips before a join, and after it
 # Where the film is cut: so many frames after an event begins. The shortest note lasts three frames,
 # the longest six, and events are seven or more apart.
-INTO_NOTE, INTO_SILENCE = 2, 6
-CUTS = {"in a note": INTO_NOTE, "in silence": INTO_SILENCE}
+IN_NOTE = "in a note"
+CUTS = {IN_NOTE: 2, "in silence": 6}
+LEFT = 2  # frames of the film after a cut, with which the seam is compared
 LEVEL = round(0.04 * world.SAMPLE_RATE)  # samples on each side whose levels are compared
 DOUBLED = 0.2  # seconds; two events of the world are at least 0.29 s apart
 WINDOW = 24  # frames of a film before a seam that are judged with the new clip
@@ -135,8 +136,8 @@ def cut_after_event(film: Film, after: int) -> Film | None:
     for event in reversed(verdict.seen):
         heard = any(abs(time - event / world.FRAME_RATE) <= IN_SYNC for time in verdict.heard)
         # A ball that has come to rest bounces no more, in the world that the miniature knows.
-        goes_on = after <= INTO_NOTE or any(other > event + after for other in verdict.seen)
-        if heard and goes_on and HELD_FRAMES <= event + after <= len(film.frames) - INTO_NOTE:
+        goes_on = film.scene.thing != "ball" or any(other > event for other in verdict.seen)
+        if heard and goes_on and HELD_FRAMES <= event + after <= len(film.frames) - LEFT:
             return cut(film, event + after)
     return None
 
@@ -305,6 +306,11 @@ def wilson(good: int, count: int) -> str:
     return f"{100 * share:.1f} % ({low:.0f}-{high:.0f}; {good} of {count})"
 
 
+def in_notes(joins: list[Join]) -> list[Join]:
+    """Return those whose seam is in a sound."""
+    return [join for join in joins if join.kind == IN_NOTE]
+
+
 ROWS = {
     "joins": lambda joins: str(len(joins)),
     "new sounds in step with what is seen": lambda joins: wilson(
@@ -325,9 +331,9 @@ ROWS = {
         sum(join.pitch is not None for join in joins),
     ),
     "new sounds over the film's, median, dB": lambda joins: _median(joins, "loudness", abs_=False),
-    "level jump at the fade, median, dB": lambda joins: _median(joins, "jump"),
-    "largest step of the waveform at the fade, over the uncut film's, median": lambda joins: (
-        _median(joins, "step")
+    "level jump at the fade in a note, median, dB": lambda joins: _median(in_notes(joins), "jump"),
+    "largest step of the waveform there, over the uncut film's, median": lambda joins: _median(
+        in_notes(joins), "step"
     ),
     "joins with samples other than round(frames x 16000 / 24)": lambda joins: str(
         sum(join.samples_off != 0 for join in joins)
