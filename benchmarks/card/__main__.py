@@ -45,6 +45,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--python", default="3.12", help="version of Python for which wheels are packed"
     )
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="packages that the machine has, not to be packed",
+    )
     parser.add_argument("--packed", type=Path, metavar="FOLDER", help="use what was gathered")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -68,7 +75,7 @@ def main() -> None:
         )
         return
     if options.pack:
-        print(pack.gather(options.pack, options.comfyui, options.python))
+        print(pack.gather(options.pack, options.comfyui, options.python, options.without))
         return
     if options.packed:
         pack.unpack(options.packed)

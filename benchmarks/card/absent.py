@@ -9,8 +9,9 @@ from types import ModuleType
 
 # What ComfyUI imports for models and nodes that are not measured here. Some are too large to take
 # along, and two must be built for the PyTorch that is there.
-UNUSED = ("scipy", "transformers", "torchvision", "torchaudio", "torchsde", "sentencepiece")
-UNUSED = (*UNUSED, "tokenizers", "PIL", "av", "kornia", "spandrel", "requests", "aiohttp", "yaml")
+UNUSED = ("scipy", "torchvision", "torchaudio", "torchsde")
+VERSIONED = ("transformers", "tokenizers", "sentencepiece")
+UNUSED = (*UNUSED, *VERSIONED, "PIL", "av", "kornia", "spandrel", "requests", "aiohttp", "yaml")
 
 
 class Absent:
@@ -51,10 +52,13 @@ class _AbsentModule(ModuleType):
 
 
 class _AbsentPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the unused packages, asked last, so that those installed come first."""
+    """Finds these packages, as if they were there."""
+
+    def __init__(self, packages: tuple[str, ...]):
+        self.packages = packages
 
     def find_spec(self, name: str, _path=None, _target=None):
-        if name.partition(".")[0] not in UNUSED:
+        if name.partition(".")[0] not in self.packages:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
@@ -65,7 +69,14 @@ class _AbsentPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-def allow() -> None:
-    """Let imports find the unused packages where they are not installed."""
-    if not any(isinstance(finder, _AbsentPackages) for finder in sys.meta_path):
-        sys.meta_path.append(_AbsentPackages())
+def allow(is_packed: bool) -> None:
+    """Let imports find the unused packages where they are not installed.
+
+    is_packed: ComfyUI was brought here, and what is installed of those that it asks for in certain
+    versions is not asked.
+    """
+    if any(isinstance(finder, _AbsentPackages) for finder in sys.meta_path):
+        return
+    sys.meta_path.append(_AbsentPackages(UNUSED))
+    if is_packed:
+        sys.meta_path.insert(0, _AbsentPackages(VERSIONED))

@@ -27,7 +27,7 @@ def start(comfyui: Path | None, packed: Path | None, cpu: bool) -> torch.device:
         path = str(REPOSITORY / folder)
         if path not in sys.path:
             sys.path.insert(0, path)
-    absent.allow()
+    absent.allow(packed is not None)
     from find_comfyui import import_comfy, import_extension
 
     import_comfy(packed / "ComfyUI" if packed else comfyui)

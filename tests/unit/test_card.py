@@ -236,4 +236,4 @@ def test_a_package_that_is_not_there_can_be_imported_but_not_used():
         return 3
 
     assert (kept(), isinstance(Derived(), absent.Absent)) == (3, True)
-    assert absent._AbsentPackages().find_spec("torch") is None
+    assert absent._AbsentPackages(absent.UNUSED).find_spec("torch") is None
