@@ -33,7 +33,10 @@ def test_a_template_opens_runs_and_plays(page, small, name):
     if name != "ovi_miniature":
         page.set_widgets(small)
         frames = small["length"]
-    if name in ("ovi_image_to_audio_video", "ovi_recording_to_video"):
+    if name == "ovi_three_shots":
+        page.set_widgets({"length": 13, "seconds": 1 / 6})
+        frames = 13 + 4 + 4
+    if name in ("ovi_image_to_audio_video", "ovi_recording_to_video", "ovi_three_shots"):
         # The small video VAE cannot encode a picture on ComfyUI 0.3.75; the miniature's can.
         page.page.evaluate(LOAD_MINIATURE)
     page.press_run()
