@@ -16,6 +16,7 @@ from .load import (
 )
 from .preview import OviPreview
 from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
+from .steering import OviSteer
 from .text import OviTextEncode
 from .video import OviSaveVideo
 
@@ -34,6 +35,7 @@ NODES = [
     OviContinue,
     OviAttention,
     OviGuidance,
+    OviSteer,
     OviScheduler,
     OviSamplerUniPC,
     OviSeparateLatent,

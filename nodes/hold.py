@@ -4,11 +4,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..ovi_model.config import (
-    FRAME_RATE,
-    SAMPLE_RATE,
-    SAMPLES_PER_STEP,
-)
+from ..ovi_model.config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP
 from ..ovi_model.core_facts import choose
 from ..ovi_model.latent import held_pictures, held_sound, hold, spans, time_mask
 from ..ovi_model.latent.latents import streams

@@ -34,7 +34,8 @@ class OviAttention(io.ComfyNode):
                     tooltip="auto: ComfyUI's own choice. pytorch: on every device, exact. "
                     "flash-attn, xformers: exact, on CUDA cards, from the packages of these names. "
                     "sage: CUDA cards, package sageattention; rounds the attention within the "
-                    "picture to 8 bits, a small loss of exactness.",
+                    "picture to 8 bits, a small loss of exactness. sage3, int8: the like, from the "
+                    "packages sageattn3 and comfy-kitchen.",
                 ),
             ],
             outputs=[

@@ -20,16 +20,18 @@ import comfy.model_detection
 import comfy.samplers
 import comfy.sd
 import comfy.supported_models
+import latent_preview
 from comfy.nested_tensor import NestedTensor
 
 from . import core_facts
-from .family import IMAGE_MODEL, OviBase, OviConfig, read_unet_config
+from .family import IMAGE_MODEL, OviBase, OviConfig, OviLatent, read_unet_config
 from .latent import nested_methods
 from .latent.latents import stream_for
 from .load import checkpoint, lora_names
 from .load.state_dict import DIFFUSION_MODEL
 from .load.weight_file import find_tensors
 from .log import log
+from .preview import live
 from .sample import nested_latents, windows
 
 
@@ -99,6 +101,10 @@ def _say_which_copies(of_models: str, of_nodes: str) -> str:
 
 def _is_ours(model) -> bool:
     return isinstance(model, OviBase)
+
+
+def _is_our_latent(latent_format) -> bool:
+    return isinstance(latent_format, OviLatent)
 
 
 def _detect_ovi(original):
@@ -238,6 +244,13 @@ PATCHES = (
         "batch are cut as if they were of frames.",
         "would need both",
         core_facts.NESTED_WINDOWS,
+    ),
+    Patch(
+        latent_preview,
+        "get_previewer",
+        partial(live.use_tiny_decoder, is_ours=_is_our_latent),
+        "Through a tiny decoder core shows the first frame, in one of the two scales there are.",
+        "would need the middle of the clip and the file's scale",
     ),
     *(
         Patch(

@@ -25,6 +25,7 @@ from .load.state_dict import StateDict
 from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
+from .preview.live import middle_frame
 from .sample import other_nodes, windows
 from .text import conds
 
@@ -32,14 +33,13 @@ IMAGE_MODEL = "ovi"
 
 
 class OviLatent(comfy.latent_formats.Wan22):
-    """The video latent of Wan 2.2; previews show a frame of the picture."""
+    """The video latent of Wan 2.2; previews show a frame of the picture, not the first, which
+    image-to-video holds from the start.
+    """
 
     def __init__(self):
         super().__init__()
-        self.latent_rgb_factors_reshape = _middle_frame
-        if not core_facts.NESTED_LATENTS:
-            # The previewer of those cores cannot take a nested latent.
-            self.taesd_decoder_name = None
+        self.latent_rgb_factors_reshape = middle_frame
 
 
 class OviBase(comfy.model_base.BaseModel):
@@ -56,6 +56,7 @@ class OviBase(comfy.model_base.BaseModel):
         self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
         self.denoise_mask: Tensor | None = None  # of the run, set by extra_conds
         self.given: Tensor | None = None  # the latent that a run starts from, as it came
+        self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
 
     def process_latent_in(self, latent):
         self.given = latent
@@ -165,7 +166,7 @@ class OviBase(comfy.model_base.BaseModel):
         needed = memory.memory_required(
             model.config, model.audio_model.config, input_shape, dtype, copies, fused
         )
-        return needed * self.memory_usage_factor
+        return max(needed * self.memory_usage_factor, self.memory_floor)
 
     def map_context_window_to_modalities(
         self, primary_indices: list[int], latent_shapes, dim: int
@@ -284,12 +285,3 @@ def read_unet_config(state_dict: StateDict, prefix: str, metadata: dict | None) 
         "layer_formats": formats,
         "model_channels": video_config.dim,  # nodes made for U-Nets read it before anything else
     }
-
-
-def _middle_frame(latent):
-    """The picture in what a previewer is given; not the first, which image-to-video holds from the
-    start.
-    """
-    video = latent.unbind()[0] if getattr(latent, "is_nested", False) else latent
-    middle = video.shape[2] // 2
-    return video[:, :, middle : middle + 1]

@@ -84,6 +84,7 @@ WIRINGS = {
         "OviAttention.report > PreviewAny.source",
     ],
     "OviGuidance": ["UNETLoader.MODEL > OviGuidance.model", "OviGuidance.model > CFGGuider.model"],
+    "OviSteer": ["OviGuidance.model > OviSteer.model", "OviSteer.model > KSampler.model"],
     "OviScheduler": ["OviScheduler.sigmas > SamplerCustomAdvanced.sigmas"],
     "OviSamplerUniPC": ["OviSamplerUniPC.sampler > SamplerCustomAdvanced.sampler"],
     "OviSeparateLatent": [

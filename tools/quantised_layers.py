@@ -125,6 +125,8 @@ def _describe(layer: str, how: dict) -> StateDict:
 
 def _knows(target: str) -> bool:
     """Whether the layout has what a target asks of it beyond its name."""
+    if not hasattr(comfy.quant_ops.QuantizedTensor, "from_float"):
+        return False  # core has names in place of a library that it could not use
     if target != "int8-convrot":
         return True
     layout = comfy.quant_ops.TensorWiseINT8Layout

@@ -33,21 +33,26 @@ def measure(row: Row, machine: Machine) -> dict:
             return network(latents, times, **prepared, transformer_options=options)
 
         with compiled(network, row.compiled, machine.is_card):
-            if not all(part.isfinite().all() for part in forward()):
+            peak, made = machine.peak_of(forward)
+            if not all(part.isfinite().all() for part in made):
                 raise ArithmeticError("the result holds numbers that are not finite")
-            peak = machine.peak_of(forward)
             # A floor has room for weights of its own, one of a shape, where these are not plain or
             # not all on the card.
             is_plain = row.precision in DTYPES and not row.gigabytes
-            weights = network.parameters() if is_plain else ()
-            floor = Floor(products, dtype, machine.device, weights)
+            weights = [x for x in network.parameters() if x.device.type == machine.device.type]
+            floor = Floor(products, dtype, machine.device, weights if is_plain else ())
+            floor()
             seconds, floor_seconds = machine.medians(forward, floor)
-    return {
+    result = {
         "seconds": seconds,
         "floor": floor_seconds,
         "tflop": sum(product.flop for product in products) / 1e12,
         "peak_gib": peak,
     }
+    # Core decides by the card whether quantised layers multiply as they are stored.
+    if getattr(network.blocks[0].ffn[0], "_full_precision_mm", False):
+        result["note"] = "stored so, multiplied in bf16"
+    return result
 
 
 def load(row: Row, machine: Machine, towers: tuple, shapes: list):
@@ -56,7 +61,7 @@ def load(row: Row, machine: Machine, towers: tuple, shapes: list):
 
     key = row.precision, towers
     if row.gigabytes:
-        comfy.model_management.unload_all_models()
+        machine.give_back()
     patcher = machine.keep(
         "network", key, lambda: make_patcher(towers, row.precision, machine.device)
     )

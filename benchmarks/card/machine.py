@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from clips import CLIPS, Clip
 
 GIB = 2**30
+Result = TypeVar("Result")
 SMALL = {"dim": 256, "ffn_dim": 512, "num_layers": 2, "text_dim": 64, "freq_dim": 32}
 SMALL = {**SMALL, "num_heads": 2}
 # Seconds after which a row has been run often enough, and how often at most.
-ENOUGH, TURNS = 8.0, 3
+ENOUGH, TURNS = 5.0, 3
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Machine:
 
     device: torch.device
     small: bool
+    decoded: dict[tuple, dict] = field(default_factory=dict, repr=False)  # by clip and way
     kept: dict[str, tuple] = field(default_factory=dict, repr=False)  # by sort: its key, itself
 
     @property
@@ -73,25 +76,24 @@ class Machine:
         return time.perf_counter() - start
 
     def medians(self, *functions: Callable[[], object]) -> list[float]:
-        """Median seconds of functions that run in turn, after one turn to warm up."""
-        spent = [[self.seconds(function)] for function in functions]
+        """Median seconds of functions that run in turn, each of which has run before."""
+        spent: list[list[float]] = [[] for _ in functions]
         begin = time.perf_counter()
         for _ in range(TURNS):
             for taken, function in zip(spent, functions, strict=True):
                 taken.append(self.seconds(function))
             if time.perf_counter() - begin > ENOUGH:
                 break
-        return [statistics.median(taken[1:]) for taken in spent]
+        return [statistics.median(taken) for taken in spent]
 
-    def peak_of(self, function: Callable[[], object]) -> float | None:
-        """The most memory of the card in a call, in GiB, weights counted."""
+    def peak_of(self, function: Callable[[], Result]) -> tuple[float | None, Result]:
+        """The most memory of the card in a call, in GiB, weights counted; and what it returned."""
         if not self.is_card:
-            function()
-            return None
+            return None, function()
         torch.cuda.reset_peak_memory_stats()
-        function()
+        result = function()
         self.wait()
-        return torch.cuda.max_memory_allocated() / GIB
+        return torch.cuda.max_memory_allocated() / GIB, result
 
     @contextmanager
     def limited_to(self, gigabytes: int):
@@ -117,5 +119,10 @@ class Machine:
         """FLOP a second of one large product in bfloat16: what a floor is reckoned by."""
         side = 8192 if self.is_card else 256
         a, b = (torch.randn(side, side, device=self.device).bfloat16() for _ in range(2))
-        (taken,) = self.medians(lambda: [a @ b for _ in range(8)])
-        return 8 * 2 * side**3 / taken
+
+        def multiply() -> None:
+            for _ in range(8):
+                a @ b
+
+        multiply()
+        return 8 * 2 * side**3 / self.medians(multiply)[0]

@@ -22,6 +22,8 @@ LAYOUTS = (
     "asym_w4a8_int8",
     "int8_tensorwise+convrot",
 )
+GOLDENS = ("fp32", "bf16", "float8_e4m3fn", "int8_tensorwise")
+SHORT = ("float8_e4m3fn", "int8_tensorwise")
 GIGABYTES = (8, 12, 16)
 # Steps of a whole clip; reckoned from fewer where it is the full schedule.
 STEPS = (50, 8, 6)
@@ -77,19 +79,15 @@ def all_rows() -> list[Row]:
             for clip in WHOLE_CLIPS
             for steps in STEPS
         ),
-        *(Row("forward", clip, compiled=True, short=clip == BASE) for clip in FORWARD_CLIPS),
-        *(Row("forward", BASE, gigabytes=size, short=size == 12) for size in GIGABYTES),
-        *(Row("forward", BASE, precision=layout, short=layout in SHORT) for layout in LAYOUTS),
         *(
-            Row("decode", clip, how=how, short=clip == BASE)
+            Row("decode", clip, how=how, short=clip == BASE and how != "tiled")
             for clip in DECODE_CLIPS
             for how in ("whole", "tiled", "tiny")
         ),
+        *(Row("forward", BASE, gigabytes=size, short=size == 12) for size in GIGABYTES),
+        *(Row("forward", clip, compiled=True, short=clip == BASE) for clip in FORWARD_CLIPS),
+        *(Row("forward", BASE, precision=layout, short=layout in SHORT) for layout in LAYOUTS),
     ]
-
-
-GOLDENS = ("fp32", "bf16", "float8_e4m3fn", "int8_tensorwise")
-SHORT = ("float8_e4m3fn", "int8_tensorwise")
 
 
 def short_rows() -> list[Row]:

@@ -31,15 +31,8 @@ def measure(row: Row, machine: Machine) -> dict:
         patcher = forwards.load(row, machine, towers, shapes)
         sample(patcher, machine, row, shapes, 1)  # loads, and fills the pools of allocators
         steps = MEASURED_STEPS if row.is_reckoned else row.steps
-        peak: list = []
-        latent, stamps = None, []
-
-        def run() -> None:
-            nonlocal latent, stamps
-            latent, stamps = sample(patcher, machine, row, shapes, steps)
-
-        peak.append(machine.peak_of(run))
-        step = statistics.median(later - earlier for earlier, later in pairwise(stamps))
+        peak, stamps = machine.peak_of(lambda: sample(patcher, machine, row, shapes, steps))
+        step = statistics.median(later - earlier for earlier, later in pairwise(stamps[:-1]))
         sampling = step * row.steps if row.is_reckoned else stamps[-1] - stamps[0]
         decoded = decoding.measure(Row("decode", row.clip, how="whole"), machine)
     prompts = 2 if row.is_reckoned else 1
@@ -50,13 +43,13 @@ def measure(row: Row, machine: Machine) -> dict:
         "floor_is_reckoned": True,
         "is_reckoned": row.is_reckoned,
         "tflop": flop / 1e12 + decoded["tflop"],
-        "peak_gib": None if peak[0] is None else max(peak[0], decoded["peak_gib"]),
+        "peak_gib": None if peak is None else max(peak, decoded["peak_gib"]),
         "note": f"{step:.3f} s a step, {decoded['seconds']:.2f} s decoding",
     }
 
 
-def sample(patcher, machine: Machine, row: Row, shapes: list, steps: int) -> tuple:
-    """Return the latent, and the times at which sampling began and each step ended."""
+def sample(patcher, machine: Machine, row: Row, shapes: list, steps: int) -> list[float]:
+    """Return the times at which sampling began, each step ended, and all was over."""
     import comfy.sample
     import comfy.samplers
     from comfy.nested_tensor import NestedTensor
@@ -67,6 +60,8 @@ def sample(patcher, machine: Machine, row: Row, shapes: list, steps: int) -> tup
     layer = min(SKIPPED_LAYER, config.num_layers - 1)
     scales = (AUDIO_CFG, layer) if row.is_reckoned else (1.0, -1)
     model = guidance.guide(patcher, *scales, 0.0, 1.0)
+    override = {"optimized_attention_override": forwards.find_attention(row.kernel)}
+    model.model_options["transformer_options"].update(override)
     text = random_text(config, PROMPT, torch.device("cpu"))
     positive, negative = [[text, {}]], [[text.flip(-1), {}]]
     empty = NestedTensor([torch.zeros(shape) for shape in shapes])
@@ -81,8 +76,6 @@ def sample(patcher, machine: Machine, row: Row, shapes: list, steps: int) -> tup
 
     note()
     given = (cfg, sampler, sigmas, positive, negative, empty)
-    latent = comfy.sample.sample_custom(
-        model, noise, *given, callback=note, disable_pbar=True, seed=0
-    )
+    comfy.sample.sample_custom(model, noise, *given, callback=note, disable_pbar=True, seed=0)
     note()
-    return latent, stamps
+    return stamps

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..config import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from ..core_facts import on_device
+from ..load.tiny_vae import in_its_scale, is_tiny
 from ..log import log
+from . import tiny
 from .streaming import bytes_held, decode_streaming, is_wan, middle_bytes, middle_of
 from .tiles import Grid, least_work
 
@@ -63,6 +65,8 @@ def memory_required(vae: comfy.sd.VAE, shape: torch.Size, tile: tuple[int, int])
     if is_wan(model):
         held = bytes_held(model, math.prod(tile), math.prod(picture), vae.vae_dtype)
         kept += (tile != picture) * middle_bytes(model, math.prod(shape[2:]), vae.vae_dtype)
+    elif is_tiny(model):
+        held = tiny.bytes_held(math.prod(tile), shape[2], vae.vae_dtype)
     else:
         held = vae.memory_used_decode((1, *shape[1:3], *tile), vae.vae_dtype)
     return held + (kept if vae.output_device == vae.device else 0)
@@ -132,13 +136,15 @@ def _decode_clip(
 ) -> None:
     """Add the frames of a latent [1, 48, F, H, W] to a black picture [4F - 3, 16H, 16W, 3]."""
     model = vae.first_stage_model
-    streams = is_wan(model)
-    middle = middle_of(model, latent, picture.device) if streams and len(grid) > 1 else []
+    latent = in_its_scale(vae, latent) if is_tiny(model) else latent
+    middle = middle_of(model, latent, picture.device) if is_wan(model) and len(grid) > 1 else []
     for down, across, mask in grid.tiles():
         tile = latent[..., down, across]
         add = _adder(vae, picture[:, _pixels(down), _pixels(across)], mask, bar)
-        if streams:
+        if is_wan(model):
             decode_streaming(model, tile, add, (step[..., down, across] for step in middle))
+        elif is_tiny(model):
+            tiny.decode_tiny(model, tile, add)
         else:
             add(model.decode(tile))
 

@@ -53,6 +53,27 @@ def memory_required(
     return MARGIN * (peak + latent + texts + freqs_cis)
 
 
+def gradient_memory_required(
+    video: VideoTowerConfig, audio: AudioTowerConfig, shape: Sequence[int], dtype: torch.dtype
+) -> float:
+    """Return the bytes a forward and the gradient of its latents hold at their peak, besides
+    weights and inputs: the state before each pair of blocks, which is computed again for its
+    gradient, and all of one pair.
+
+    shape: as for `memory_required`. dtype: of the activations. Attention is one kernel.
+    """
+    tokens = shape[0] * _tokens(video, shape)
+    hidden, exact = (
+        tokens * video.dim * precision.itemsize for precision in (dtype, torch.float32)
+    )
+    wide = tokens * video.ffn_dim * dtype.itemsize
+    # Counted: the states of a pair that are alive when most are, in either precision, and the
+    # FFN's: before its gradient goes through it, or through both attentions.
+    of_pair = max(15 * hidden + 4 * exact + 3 * wide, 12 * hidden + 9 * exact)
+    weight = max(video.dim * video.ffn_dim * dtype.itemsize, _at_the_start(audio, dtype))
+    return MARGIN * (video.num_layers * hidden + of_pair + weight)
+
+
 def _in_attention(
     video: VideoTowerConfig,
     batch: int,

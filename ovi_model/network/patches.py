@@ -21,8 +21,7 @@ MIDDLE = (("middle", 0), ("middle", 0, 0))
 
 
 # Nodes whose patch of attn1's output is meant for the read of the prompt: models in which prompt
-# and picture attend in one have it there. Measured on self-attention and on the prompt's read:
-# miniature/training/RESULTS.md.
+# and picture attend in one have it there. What NAG does on Ovi: miniature/training/RESULTS.md.
 FOR_TEXT = ("NAGuidance",)
 
 

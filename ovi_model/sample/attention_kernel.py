@@ -90,6 +90,14 @@ KERNELS: dict[str, Kernel | None] = {
     # blur for no gain.
     "sage": Kernel("sage", "sageattention", ("cuda",), HALF, fewest_tokens=1024),
     "xformers": Kernel("xformers", "xformers", ("cuda",), (*HALF, torch.float32)),
+    "sage3": Kernel("sage3", "sageattn3", ("cuda",), HALF, (10, 0), fewest_tokens=1024),
+    "int8": Kernel(
+        "comfy_kitchen_int8",
+        "comfy-kitchen, of a ComfyUI that has it (0.33 or later),",
+        ("cuda",),
+        HALF,
+        fewest_tokens=1024,
+    ),
 }
 
 

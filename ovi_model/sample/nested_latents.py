@@ -71,6 +71,21 @@ def _nest_callback(callback, shapes: list[torch.Size]):
     return nested
 
 
+def pack_masks(denoise_mask, latent: torch.Tensor, shapes: list[torch.Size], device):
+    """Return the masks of all streams as one, packed as a latent [B, 1, N]; a pack or None as it
+    is.
+    """
+    if denoise_mask is None or denoise_mask.shape[1:] == latent.shape[1:]:
+        return denoise_mask
+    given = denoise_mask.unbind() if denoise_mask.is_nested else [denoise_mask]
+    missing = [torch.ones(shape) for shape in shapes[len(given) :]]
+    masks = [
+        comfy.sampler_helpers.prepare_mask(mask, shape, device)
+        for mask, shape in zip([*given, *missing], shapes, strict=False)
+    ]
+    return comfy.utils.pack_latents(masks)[0].float()
+
+
 def pack_mask(original, is_ours: Callable):
     """One mask for each stream, ones where there is none, packed as the latents are."""
 
@@ -86,15 +101,9 @@ def pack_mask(original, is_ours: Callable):
         latent_shapes=None,
         **kwargs,
     ):
-        is_pack = denoise_mask is None or denoise_mask.shape[1:] == latent_image.shape[1:]
-        if is_ours(self.model_patcher.model) and len(latent_shapes or ()) > 1 and not is_pack:
-            given = denoise_mask.unbind() if denoise_mask.is_nested else [denoise_mask]
-            missing = [torch.ones(shape) for shape in latent_shapes[len(given) :]]
-            masks = [
-                comfy.sampler_helpers.prepare_mask(mask, shape, self.model_patcher.load_device)
-                for mask, shape in zip([*given, *missing], latent_shapes, strict=False)
-            ]
-            denoise_mask = comfy.utils.pack_latents(masks)[0].float()
+        if is_ours(self.model_patcher.model) and len(latent_shapes or ()) > 1:
+            device = self.model_patcher.load_device
+            denoise_mask = pack_masks(denoise_mask, latent_image, latent_shapes, device)
         kwargs["latent_shapes"] = latent_shapes
         return original(self, noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
 

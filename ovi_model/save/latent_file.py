@@ -17,6 +17,7 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from ..config import FRAME_RATE, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
+from ..latent.hold import PICTURES, SOUND
 from ..latent.latents import clips, streams
 from ..load.weight_file import read_weights
 from ..log import log
@@ -43,6 +44,12 @@ def write_latent(path: Path, latent: dict, tags: dict[str, str]) -> Path:
     """
     tensors = {**dict(zip(STREAMS, clips(latent, "latent"), strict=True)), **_masks_of(latent)}
     carried = {name: x for name, x in latent.items() if name not in ("samples", "noise_mask")}
+    given = [carried.pop(name, ()) for name in (PICTURES, SOUND)]
+    if any(given):
+        log.warning(
+            "Pictures and sound that were held are saved as the latent holds them, not as they "
+            "were given: from the file they come back decoded."
+        )
     for name in [name for name, x in carried.items() if not _is_plain(x)]:
         log.warning("'%s' of the latent is not saved: it is no number or text", name)
         del carried[name]

@@ -36,7 +36,7 @@ def guided(graph, model):
     return graph.add("OviGuidance", model=model, **inputs)
 
 
-@pytest.mark.parametrize("kernel", ["flash-attn", "sage", "xformers"])
+@pytest.mark.parametrize("kernel", ["flash-attn", "sage", "xformers", "sage3", "int8"])
 def test_a_workflow_runs_whatever_is_installed(run, graph, kernel, caplog):
     text, model = graph.text(), graph.model()
     chosen = attending(graph, model, kernel)

@@ -15,7 +15,7 @@ from comfyui_ovi.ovi_model.load.video_vae import load_video_vae
 from goldens import relative_error
 from media import decode
 from PIL import Image
-from recording import write_tone
+from recording import write_tone, write_video
 from small_files import with_small_files
 from small_graph import CountForwards, parts
 from workflow_files import skip_if_newer
@@ -25,10 +25,24 @@ pytestmark = pytest.mark.graph
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 PATHS = sorted(FOLDER.glob("*.json"))
 NAMES = [path.stem for path in PATHS]
-TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE, TWO_PASS, UPSCALE, SHOTS = (
+(
+    TEXT,
+    IMAGE,
+    RECORDING,
+    SOUND,
+    SIMPLE,
+    LORA,
+    FEW_STEPS,
+    CARDS,
+    MINIATURE,
+    TWO_PASS,
+    UPSCALE,
+    SHOTS,
+) = (
     "ovi_text_to_audio_video",
     "ovi_image_to_audio_video",
     "ovi_recording_to_video",
+    "ovi_sound_for_video",
     "ovi_simple_ksampler",
     "ovi_lora_upscale",
     "ovi_few_step_lora",
@@ -44,8 +58,8 @@ NOTES = {"MarkdownNote"}
 ONLY_ON_CANVAS = {"control_after_generate", "upload", "audioUI"}
 TONE = 440  # Hz, of the recording, which is 5.1 and shorter than the clip
 STRENGTHS = ("strength_video", "strength_audio", "strength_fusion")
+SHRUNK = ("OviLatent", "OviScheduler", "KSampler", "ImageScale", "ImageFromBatch", "OviContinue")
 SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3, "seconds": 0.5}
-SHRUNK = ("OviLatent", "OviScheduler", "KSampler", "OviContinue")
 FRAMES = {SHOTS: 25 + 2 * 12}
 GROUPS = ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
 SHOT_GROUPS = ["1 Load", "2 First shot", "3 Second shot", "4 Third shot", "5 Save"]
@@ -81,13 +95,14 @@ def node_of(prompt, class_type):
 
 
 def shrunk(prompt):
-    """The workflow with small files, sizes, length and steps; an image-to-video one with the narrow
-    video VAE.
+    """The workflow with small files, sizes, length and steps; one that encodes pictures with the
+    narrow video VAE.
     """
     prompt = with_small_files(copy.deepcopy(prompt))
     for node in prompt.values():
         if node["class_type"] == "VAELoader" and any(
-            other["class_type"] in ("LoadImage", "OviContinue") for other in prompt.values()
+            other["class_type"] in ("LoadImage", "LoadVideo", "OviContinue")
+            for other in prompt.values()
         ):
             node |= {
                 "class_type": "LoadNarrowVideoVAE",
@@ -105,6 +120,7 @@ def make(runtime, small_files):
     gradient = np.linspace(0, 255, 96 * 64 * 3).reshape(64, 96, 3)
     Image.fromarray(gradient.astype(np.uint8)).save(runtime.input / "example.png")
     write_tone(runtime.input / "recording.wav", TONE, seconds=0.5, channels=6)
+    write_video(runtime.input / "clip.mp4", (SMALL["length"] + 8, SMALL["height"], SMALL["width"]))
     made = {}
 
     def make_one(name):
@@ -132,8 +148,8 @@ def missing_nodes(runtime, name):
     return types - set(runtime.nodes.NODE_CLASS_MAPPINGS)
 
 
-def test_all_eleven_are_there():
-    one_pass = [TEXT, IMAGE, RECORDING, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE]
+def test_all_twelve_are_there():
+    one_pass = [TEXT, IMAGE, RECORDING, SOUND, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE]
     assert sorted(NAMES) == sorted([*one_pass, TWO_PASS, UPSCALE, SHOTS])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
@@ -185,6 +201,22 @@ def test_a_short_recording_is_held_filled_with_silence_and_kept(make):
     spectrum = np.abs(np.fft.rfft(heard.mean(axis=0)))
     assert abs(spectrum.argmax() * rate / heard.shape[-1] - TONE) < 5
     assert np.abs(silent).max() < 0.02
+
+
+def test_sound_is_made_for_a_video_that_is_kept_as_it_was(runtime, make):
+    """The picture is held and saved as it was loaded; the sound is another without steering."""
+    prompt, result, video = make(SOUND)
+    loaded = result.value(node_of(prompt, "ImageFromBatch")).numpy()
+    assert np.abs(video.frames - loaded).mean() < 0.03
+    held = result.value(node_of(prompt, "VAEEncode"))["samples"]
+    picture, sound = parts(result.value(node_of(prompt, "SamplerCustomAdvanced")))
+    torch.testing.assert_close(picture, held, rtol=0, atol=1e-4)
+
+    prompt = copy.deepcopy(prompt)
+    prompt[node_of(prompt, "OviSteer")]["inputs"]["strength"] = 0.0
+    without, _ = run(runtime, prompt, SOUND)
+    _, plain = parts(without.value(node_of(prompt, "SamplerCustomAdvanced")))
+    assert relative_error(sound, plain) > 1e-2
 
 
 def test_the_image_decides_the_size(runtime, make):

@@ -114,3 +114,43 @@ def forward_peak(
             transformer_options=options,
         )
     return count.peak
+
+
+class FusedAttentionWithGradient(torch.autograd.Function):
+    """Holds what a fused kernel holds for its gradient: what it was given, its output and one
+    logarithm for each row and head; computes nothing.
+    """
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+        logarithms = query.new_empty(query.shape[0], heads, query.shape[1], dtype=torch.float32)
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output, logarithms)
+        return output
+
+    @staticmethod
+    def backward(ctx, _gradient: Tensor):
+        return *(torch.empty_like(given) for given in ctx.saved_tensors[:3]), None
+
+
+def gradient_peak(model, differentiable, shapes: list, dtype: torch.dtype) -> int:
+    """Return the bytes a forward of an OviModel and the gradient of its latents hold at their peak.
+
+    differentiable: the package's context. shapes: of both latents, the video's first.
+    """
+    device = next(model.parameters()).device
+    latents = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+    text = torch.zeros(
+        shapes[0][0], model.config.text_length, model.config.text_dim, dtype=dtype, device=device
+    )
+    options = {
+        "optimized_attention_override": lambda _chosen, *args, **_options: (
+            FusedAttentionWithGradient.apply(*args[:4])
+        )
+    }
+    with CountBytes() as count, differentiable(model):
+        latents = [latent.requires_grad_() for latent in latents]
+        time = torch.zeros(shapes[0][0], device=device)
+        picture, _ = model(latents, time, text, text, transformer_options=options)
+        torch.autograd.grad(picture.float().square().sum(), latents)
+    return count.peak

@@ -1,8 +1,9 @@
-"""A recording for workflows that load one."""
+"""A recording and a video for workflows that load one."""
 
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 
 RATE = 22050  # Hz
@@ -16,3 +17,16 @@ def write_tone(path: Path, hertz: float, seconds: float, channels: int = 1) -> N
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes((0.5 * 32767 * tone).astype("<i2").repeat(channels).tobytes())
+
+
+def write_video(path: Path, shape: tuple[int, int, int]) -> None:
+    """Write frames [F, H, W] of a gradient that moves, 24 a second, without sound."""
+    frames, height, width = shape
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(frames):
+            columns = (np.arange(width) + 4 * index) % width * (200 // width)
+            picture = np.broadcast_to(columns[None, :, None], (height, width, 3)).astype(np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode())

@@ -12,7 +12,7 @@ from comfyui_ovi.ovi_model.sample.attention_kernel import KERNELS, OVERRIDE, cho
 from goldens import small_patcher
 
 CUDA = torch.device("cuda")
-NEED_CUDA = ["flash-attn", "sage", "xformers"]
+NEED_CUDA = ["flash-attn", "sage", "xformers", "sage3", "int8"]
 OWN = f"ComfyUI's own choice ({core.optimized_attention.__name__.removeprefix('attention_')})"
 
 
@@ -90,10 +90,7 @@ def test_auto_leaves_the_model_as_it_is(patcher, caplog):
     assert (
         model.model_options["transformer_options"] == patcher.model_options["transformer_options"]
     )
-    assert (
-        report
-        == f"Attention: {OWN}. Installed: pytorch. Not installed: flash-attn, sage, xformers."
-    )
+    assert report == f"Attention: {OWN}. Installed: pytorch. Not installed: {', '.join(NEED_CUDA)}."
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert torch.equal(run(model), run(patcher))
 

@@ -239,3 +239,18 @@ def test_any_bytes_are_a_latent_or_a_sentence(tmp_path):
         except ValueError as error:
             said = str(error)
         assert path.name in said
+
+
+def test_what_was_held_is_saved_as_the_latent_holds_it_and_the_log_says_so(tmp_path, caplog):
+    latent = {
+        "samples": NestedTensor([torch.randn(1, 48, 3, 4, 4), torch.randn(1, 20, 10)]),
+        "noise_mask": NestedTensor([torch.zeros(1, 1, 3, 4, 4), torch.ones(1, 1, 10)]),
+        "ovi_held_pictures": (torch.rand(1, 8, 8, 3),),
+        "ovi_held_sound": (),
+    }
+    read = read_latent(write_latent(tmp_path / "held.safetensors", latent, {}))
+    assert set(read) == {"samples", "noise_mask"}
+    for key in read:
+        assert all(map(torch.equal, read[key].unbind(), latent[key].unbind()))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("Ovi: Pictures and sound that were held are saved as the latent holds")

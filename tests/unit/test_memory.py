@@ -12,8 +12,9 @@ from comfy.ldm.modules.attention import attention_sub_quad
 from comfyui_ovi.ovi_model.config import AudioTowerConfig, VideoTowerConfig
 from comfyui_ovi.ovi_model.latent import geometry
 from comfyui_ovi.ovi_model.network import memory
+from comfyui_ovi.ovi_model.network.differentiable import differentiable
 from comfyui_ovi.ovi_model.network.model import OviModel
-from count_bytes import CountBytes, forward_peak
+from count_bytes import CountBytes, forward_peak, gradient_peak
 from goldens import small_patcher
 
 FUSED = memory.Fused(attention=True, norm=True)
@@ -97,6 +98,16 @@ def test_norms_that_are_taken_apart_are_counted(dtype):
     assert (
         1 <= estimate / forward_peak(on_meta(*configs, dtype), shapes, dtype, fuse_norm=False) < 1.1
     )
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+def test_a_gradient_s_estimate_is_the_peak_and_a_fifth_at_most(layers, dtype):
+    configs = towers({**RELEASED, "num_layers": layers})
+    shapes, pack = latents(704, 704, 121)
+    estimate = memory.gradient_memory_required(*configs, pack, dtype)
+    counted = gradient_peak(on_meta(*configs, dtype), differentiable, shapes, dtype)
+    assert 1 <= estimate / counted < 1.2
 
 
 def test_depth_makes_no_difference():

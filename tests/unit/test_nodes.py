@@ -98,6 +98,7 @@ CONTRACT = {
         },
         ["MODEL"],
     ),
+    "OviSteer": ({"model": None, "strength": 1.0, "until": 0.6, "steered_steps": 0}, ["MODEL"]),
     "OviScheduler": (
         {"steps": 50, "shift": 5.0, "denoise": 1.0, "solver": "unipc"},
         ["SIGMAS"],
@@ -141,7 +142,15 @@ CHOICES = {
     ("OviHoldPictures", "unit"): ["frames", "seconds"],
     ("OviHoldPictures", "keyframe"): ["clean", "renoised"],
     ("OviTimeMask", "streams"): ["picture and sound", "picture", "sound"],
-    ("OviAttention", "kernel"): ["auto", "pytorch", "flash-attn", "sage", "xformers"],
+    ("OviAttention", "kernel"): [
+        "auto",
+        "pytorch",
+        "flash-attn",
+        "sage",
+        "xformers",
+        "sage3",
+        "int8",
+    ],
     ("OviScheduler", "solver"): ["unipc", "dpm++", "euler"],
     ("OviSamplerUniPC", "solver"): ["unipc", "dpm++", "euler"],
     ("OviDecode", "tiling"): ["auto", "on", "off"],
@@ -190,6 +199,8 @@ UNITS = {
     "ramp": "seconds",
     "strength": "0 to 1",
     "seconds": "seconds",
+    ("OviSteer", "strength"): "multiple of its size",
+    "until": "noise level",
 }
 
 each_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
@@ -231,9 +242,8 @@ def test_everything_is_explained(node):
     for entry in schema.inputs:
         assert entry.tooltip, f"{entry.id} has no tooltip"
         assert entry.tooltip.endswith("."), f"{entry.id}: {entry.tooltip}"
-        assert UNITS.get(entry.id, "").lower() in entry.tooltip.lower(), (
-            f"{entry.id} does not say its unit"
-        )
+        unit = UNITS.get((schema.node_id, entry.id)) or UNITS.get(entry.id, "")
+        assert unit.lower() in entry.tooltip.lower(), f"{entry.id} does not say its unit"
     for made in schema.outputs:
         assert made.tooltip, f"{made.id or made.display_name} has no tooltip"
         assert made.tooltip.endswith("."), f"{made.id or made.display_name}: {made.tooltip}"

@@ -147,9 +147,13 @@ class TestWhatIsMissing:
         assert f"{to} is made by comfy-kitchen, which is not installed. Install it" in message
 
     @pytest.mark.skipif(len(HERE) == 1, reason="this ComfyUI has no comfy-kitchen")
-    def test_a_layout(self, refuse, monkeypatch):
-        for name in ("int8_tensorwise", "mxfp8", "nvfp4"):
-            monkeypatch.delitem(comfy.quant_ops.QUANT_ALGOS, name)
+    @pytest.mark.parametrize("lacks", ["formats", "tensors"])
+    def test_a_layout(self, refuse, monkeypatch, lacks):
+        if lacks == "formats":
+            for name in ("int8_tensorwise", "mxfp8", "nvfp4"):
+                monkeypatch.delitem(comfy.quant_ops.QUANT_ALGOS, name)
+        else:
+            monkeypatch.setattr(comfy.quant_ops, "QuantizedTensor", type("QuantizedTensor", (), {}))
         to, message = refuse()
         assert f"comfy-kitchen is too old for {to}. Update" in message
 

@@ -1,0 +1,259 @@
+"""Measures sound that is made for a held picture, with and without steering.
+
+Usage: python miniature/training/steering_figures.py --comfyui PATH [--clips 64] [--batch 16]
+[--only NAME ...] [--until 0.6] [--steps 20] [--out FILE]
+
+Run it with ComfyUI's python. Pictures are of the world's held-out scenes, noise is of seeds 1000
+and up, so that every way makes the same clips. Each way is a sampler of ComfyUI, with steering by
+the node 'Ovi Steer' or without. Intervals are Wilson's, 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.append(str(REPOSITORY / "tools"))
+
+from find_comfyui import import_comfy, import_extension  # noqa: E402
+
+import_extension()
+from comfyui_ovi.miniature.training import figures, generate, world  # noqa: E402
+from comfyui_ovi.miniature.training.evaluate import FIRST_SEED, STRIDE  # noqa: E402
+from comfyui_ovi.miniature.training.judge import IN_SYNC, Verdict, judge  # noqa: E402
+
+NOISE_SEED = 1000
+VIDEO_CFG, AUDIO_CFG = 4.0, 3.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the sound of a held picture is made."""
+
+    sampler: str  # of ComfyUI's KSampler, or "ovi" for 'Ovi Sampler' with 'Ovi Scheduler'
+    strength: float = 0.0
+    steered: int = 0
+
+
+WAYS = {
+    "not steered": Way("ovi"),
+    "Ovi Sampler, unipc": Way("ovi", 1.0),
+    "KSampler, euler": Way("euler", 1.0),
+    "KSampler, dpmpp_2m": Way("dpmpp_2m", 1.0),
+    "four steps, Ovi Sampler, unipc": Way("ovi", 3.0, 4),
+    "four steps, KSampler, euler": Way("euler", 3.0, 4),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A clip of the world whose picture is held."""
+
+    clip: world.Clip
+    scene: world.Scene
+    caption: str
+    seed: int
+    latent: dict
+
+
+def asked_clips(parts: generate.Parts, indices: range) -> list[Asked]:
+    """Return the same clips as evaluate.py asks for, of these numbers, encoded and held."""
+    asked = []
+    for index in indices:
+        scene = world.HELD_OUT_SCENES[STRIDE * index % len(world.HELD_OUT_SCENES)]
+        caption = scene.caption(form=index // len(world.HELD_OUT_SCENES) % 2)
+        clip = world.film(scene, FIRST_SEED + index)
+        latent = generate.hold(parts, clip, "picture", generate.empty(parts))
+        asked.append(Asked(clip, scene, caption, NOISE_SEED + index, latent))
+    return asked
+
+
+def make(parts: generate.Parts, asked: list[Asked], way: Way, options) -> Iterator[Verdict]:
+    """Make the sounds of a batch of held pictures; yield what is heard and, in the pictures as
+    they were given, seen of each.
+    """
+    import comfy.sample
+    from comfyui_ovi.ovi_model.decode.audio import decode_16k
+    from comfyui_ovi.ovi_model.latent.geometry import video_samples
+
+    nodes = generate.import_nodes()
+    latents = [its.latent for its in asked]
+    latent, mask = (_joined([given[key] for given in latents]) for key in ("samples", "noise_mask"))
+    noises = [
+        comfy.sample.prepare_noise(given["samples"], its.seed)
+        for given, its in zip(latents, asked, strict=True)
+    ]
+    noise = _joined(noises)
+    prompts = [_encode(nodes, parts, its.caption) for its in asked]
+    positive, negative = (_batch([prompt[side] for prompt in prompts]) for side in (0, 1))
+    (model,) = nodes.OviGuidance.execute(parts.model, AUDIO_CFG, -1, 0.0, 1.0).args
+    (model,) = nodes.OviSteer.execute(model, way.strength, options.until, way.steered).args
+    settings = {"noise_mask": mask, "disable_pbar": True, "seed": asked[0].seed}
+    if way.sampler == "ovi":
+        (sigmas,) = nodes.OviScheduler.execute(options.steps, generate.SHIFT, 1.0).args
+        (sampler,) = nodes.OviSamplerUniPC.execute().args
+        made = comfy.sample.sample_custom(
+            model, noise, VIDEO_CFG, sampler, sigmas, positive, negative, latent, **settings
+        )
+    else:
+        made = comfy.sample.sample(
+            model,
+            noise,
+            options.steps,
+            VIDEO_CFG,
+            way.sampler,
+            "simple",
+            positive,
+            negative,
+            latent,
+            **settings,
+        )
+    sounds = made.unbind()[1]
+    for index, its in enumerate(asked):
+        waveform = decode_16k(parts.audio_vae, sounds[index : index + 1])[0, 0]
+        yield judge(its.clip.frames, waveform[: video_samples(world.FRAMES)].float(), its.scene)
+
+
+def _joined(nested: list):
+    """Join nested latents, or masks of them, along their batches."""
+    return type(nested[0])(
+        [torch.cat(streams) for streams in zip(*(one.unbind() for one in nested), strict=True)]
+    )
+
+
+def _encode(nodes, parts: generate.Parts, caption: str) -> tuple[list, list]:
+    negatives = {
+        name: generate._default(nodes.OviTextEncode, name)
+        for name in ("video_negative", "audio_negative")
+    }
+    return nodes.OviTextEncode.execute(
+        clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives
+    ).args
+
+
+def _batch(conditionings: list[list]) -> list:
+    """Join conditionings of one entry to one of many prompts; zeros fill up the shorter ones."""
+    texts = [entry[0] for (entry,) in conditionings]
+    options = [entry[1] for (entry,) in conditionings]
+    joined = (
+        {**options[0], "audio_context": _stack([its["audio_context"] for its in options])}
+        if ("audio_context" in options[0])
+        else options[0]
+    )
+    return [[_stack(texts), joined]]
+
+
+def _stack(texts: list[Tensor]) -> Tensor:
+    longest = max(text.shape[1] for text in texts)
+    return torch.cat(
+        [torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts]
+    )
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % interval of a share."""
+    if not count:
+        return 0.0, 1.0
+    share, extra = hits / count, z * z / count
+    middle = (share + extra / 2) / (1 + extra)
+    half = z * math.sqrt(share * (1 - share) / count + extra / count / 4) / (1 + extra)
+    return middle - half, middle + half
+
+
+def is_right(verdict: Verdict) -> bool:
+    """Whether as much is heard as was asked for, at the right pitch, and each sound in step."""
+    asked = verdict.asked
+    return (
+        len(verdict.heard) == len(verdict.seen) == asked.count
+        and verdict.pitch == asked.pitch
+        and all(error <= IN_SYNC for error in verdict.errors)
+    )
+
+
+def row(name: str, verdicts: list[Verdict], seconds: float) -> str:
+    """Return a row of the table."""
+    errors = [error for verdict in verdicts for error in verdict.errors]
+    cells = [
+        _share(sum(error <= IN_SYNC for error in errors), len(errors)),
+        f"{figures.chance(verdicts):.1%}",
+        _share(sum(map(is_right, verdicts)), len(verdicts)),
+        f"{figures.share(len(v.heard) == v.asked.count for v in verdicts):.1%}",
+        f"{seconds / len(verdicts):.2f}",
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _share(hits: int, count: int) -> str:
+    low, high = wilson(hits, count)
+    return f"{hits / max(1, count):.1%} ({hits} of {count}; {low:.0%}-{high:.0%})"
+
+
+HEADER = (
+    "| way | heard within one frame (42 ms) of one seen | by chance | clips all right | "
+    "as many heard as asked | s a clip |\n|---|---|---|---|---|---|"
+)
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16, help="clips at once")
+    parser.add_argument(
+        "--only", nargs="+", choices=WAYS, default=list(WAYS), help="ways to measure"
+    )
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--until", type=float, default=0.6, help="noise level")
+    parser.add_argument("--out", type=Path, help="file to add the verdicts to, one line a way")
+    options = parser.parse_args()
+    if min(options.clips, options.batch) < 1:
+        parser.error("--clips and --batch are at least 1")
+    return options
+
+
+def main() -> None:
+    """Measure every way, a batch of clips at a time, and print the table."""
+    options = parse_options()
+    import_comfy(options.comfyui)
+    torch.set_num_threads(1)
+    verdicts = {name: [] for name in options.only}
+    seconds = dict.fromkeys(options.only, 0.0)
+    with torch.inference_mode():
+        parts = generate.load(REPOSITORY / "miniature")
+        for start in range(0, options.clips, options.batch):
+            some = asked_clips(parts, range(start, min(start + options.batch, options.clips)))
+            for name in options.only:
+                begin = time.process_time()
+                made = list(make(parts, some, WAYS[name], options))
+                seconds[name] += time.process_time() - begin
+                verdicts[name] += made
+                print(row(name, verdicts[name], seconds[name]), file=sys.stderr, flush=True)
+                if options.out:
+                    write(options.out, name, made)
+    rows = [row(name, verdicts[name], seconds[name]) for name in options.only]
+    print("\n".join([HEADER, *rows]))
+
+
+def write(path: Path, name: str, verdicts: list[Verdict]) -> None:
+    """Add a line with what was heard and seen of each clip, in seconds, to a file."""
+    clips = [
+        {"asked": v.asked.caption(), "seen": list(v.seen), "heard": list(map(float, v.heard))}
+        for v in verdicts
+    ]
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"way": name, "clips": clips}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
