@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .decode import OviDecode
+from .film import OviContinue, OviJoin
 from .hold import OviHoldPictures, OviHoldSound, OviTimeMask
 from .latent_files import OviLoadLatent, OviSaveLatent
 from .latents import OviConcatLatent, OviImageSize, OviLatent, OviSeparateLatent
@@ -31,6 +32,7 @@ NODES = [
     OviHoldPictures,
     OviHoldSound,
     OviTimeMask,
+    OviContinue,
     OviAttention,
     OviGuidance,
     OviSteer,
@@ -41,6 +43,7 @@ NODES = [
     OviSaveLatent,
     OviLoadLatent,
     OviDecode,
+    OviJoin,
     OviPreview,
     OviSaveVideo,
 ]

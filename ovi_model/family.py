@@ -54,9 +54,9 @@ class OviBase(comfy.model_base.BaseModel):
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
         self.windows_are_anchored = False  # set by each step of context windows
         self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
-        self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
         self.denoise_mask: Tensor | None = None  # of the run, set by extra_conds
         self.given: Tensor | None = None  # the latent that a run starts from, as it came
+        self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
 
     def process_latent_in(self, latent):
         self.given = latent

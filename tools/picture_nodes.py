@@ -70,6 +70,14 @@ WIRINGS = {
         "OviLoadLatent.latent > OviTimeMask.latent",
         "OviTimeMask.latent > KSampler.latent_image",
     ],
+    "OviContinue": [
+        "GetVideoComponents.images > OviContinue.images",
+        "GetVideoComponents.audio > OviContinue.audio",
+        "GetVideoComponents.fps > OviContinue.fps",
+        "VAELoader.VAE > OviContinue.vae",
+        "OviAudioVAELoader.VAE > OviContinue.audio_vae",
+        "OviContinue.latent > KSampler.latent_image",
+    ],
     "OviAttention": [
         "UNETLoader.MODEL > OviAttention.model",
         "OviAttention.model > OviGuidance.model",
@@ -103,6 +111,14 @@ WIRINGS = {
         "OviAudioVAELoader.VAE > OviDecode.audio_vae",
         "OviDecode.images > OviSaveVideo.images",
         "OviDecode.audio > OviSaveVideo.audio",
+    ],
+    "OviJoin": [
+        "OviDecode.images > OviJoin.new_images",
+        "OviDecode.audio > OviJoin.new_audio",
+        "GetVideoComponents.images > OviJoin.images",
+        "GetVideoComponents.audio > OviJoin.audio",
+        "OviJoin.images > OviSaveVideo.images",
+        "OviJoin.audio > OviSaveVideo.audio",
     ],
     "OviPreview": [
         "OviDecode.images > OviPreview.images",

@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import pack, report, runner, worker
+from . import pack, report, runner
 from .rows import all_rows, short_rows
 
 SHORT_LIMIT, LIMIT = 235.0, 585.0
@@ -45,6 +45,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--python", default="3.12", help="version of Python for which wheels are packed"
     )
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="packages that the machine has, not to be packed",
+    )
     parser.add_argument("--packed", type=Path, metavar="FOLDER", help="use what was gathered")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -54,6 +61,10 @@ def main() -> None:
     """Measure, or gather what is needed to."""
     options = parse()
     if options.worker:
+        if options.packed:
+            pack.add_site(options.packed)
+        from . import worker
+
         worker.work(
             json.load(sys.stdin),
             options.worker,
@@ -64,7 +75,7 @@ def main() -> None:
         )
         return
     if options.pack:
-        print(pack.gather(options.pack, options.comfyui, options.python))
+        print(pack.gather(options.pack, options.comfyui, options.python, options.without))
         return
     if options.packed:
         pack.unpack(options.packed)

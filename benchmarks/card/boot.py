@@ -1,73 +1,15 @@
-"""Makes ComfyUI and this extension importable where only PyTorch is sure to be installed."""
+"""Starts ComfyUI's models and this extension where only PyTorch is sure to be installed."""
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
+from . import absent
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-# What ComfyUI imports for models and nodes that are not measured here. Some are too large to take
-# along, and two must be built for the PyTorch that is there.
-UNUSED = ("scipy", "transformers", "torchvision", "torchaudio", "torchsde", "sentencepiece")
-UNUSED = (*UNUSED, "tokenizers", "PIL", "av", "kornia", "spandrel", "requests", "aiohttp", "yaml")
-
-
-class Absent:
-    """Stands for anything of a package that is not there; only its use is an error."""
-
-    def __init__(self, *_args, **_kwargs):
-        pass
-
-    def __init_subclass__(cls, **_kwargs):
-        super().__init_subclass__()
-
-    def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Absent()
-
-    def __call__(self, *args, **_kwargs):
-        # A decorator hands on what it is put on.
-        return args[0] if len(args) == 1 and callable(args[0]) else Absent()
-
-    def __mro_entries__(self, _bases) -> tuple:
-        # A class of its own, since a class may derive from several that are absent.
-        return (type("Absent", (Absent,), {}),)
-
-    def __or__(self, _other):
-        return Absent()
-
-    __ror__ = __getitem__ = __or__
-
-
-class _AbsentModule(ModuleType):
-    __path__ = ()
-
-    def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Absent()
-
-
-class _AbsentPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the unused packages, asked last, so that those installed come first."""
-
-    def find_spec(self, name: str, _path=None, _target=None):
-        if name.partition(".")[0] not in UNUSED:
-            return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
-
-    def create_module(self, spec) -> ModuleType:
-        return _AbsentModule(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
 
 
 def start(comfyui: Path | None, packed: Path | None, cpu: bool) -> torch.device:
@@ -85,14 +27,10 @@ def start(comfyui: Path | None, packed: Path | None, cpu: bool) -> torch.device:
         path = str(REPOSITORY / folder)
         if path not in sys.path:
             sys.path.insert(0, path)
-    if packed:
-        comfyui = packed / "ComfyUI"
-        sys.path.append(str(packed / "site"))
-    if not any(isinstance(finder, _AbsentPackages) for finder in sys.meta_path):
-        sys.meta_path.append(_AbsentPackages())
+    absent.allow(packed is not None)
     from find_comfyui import import_comfy, import_extension
 
-    import_comfy(comfyui)
+    import_comfy(packed / "ComfyUI" if packed else comfyui)
     from comfy.cli_args import args
 
     args.cpu = cpu

@@ -43,12 +43,16 @@ def measure(row: Row, machine: Machine) -> dict:
             floor = Floor(products, dtype, machine.device, weights if is_plain else ())
             floor()
             seconds, floor_seconds = machine.medians(forward, floor)
-    return {
+    result = {
         "seconds": seconds,
         "floor": floor_seconds,
         "tflop": sum(product.flop for product in products) / 1e12,
         "peak_gib": peak,
     }
+    # Core decides by the card whether quantised layers multiply as they are stored.
+    if getattr(network.blocks[0].ffn[0], "_full_precision_mm", False):
+        result["note"] = "stored so, multiplied in bf16"
+    return result
 
 
 def load(row: Row, machine: Machine, towers: tuple, shapes: list):

@@ -12,9 +12,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from .boot import UNUSED
+from .absent import UNUSED
 
 LIMIT_MB = 60
 ARCHIVE, CONTENTS = "pack.tar.xz", ("ComfyUI", "site")
@@ -41,10 +42,10 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
-def gather(folder: Path, comfyui: Path | None, python: str) -> str:
+def gather(folder: Path, comfyui: Path | None, python: str, without: Sequence[str] = ()) -> str:
     """Fill the folder; return what was done, in words.
 
-    python: the version, such as 3.12, of the machine that is to run it.
+    python: the version, such as 3.12, of the machine that is to run it; without: what it has.
     Raises SystemExit where the folder holds something else, or too much would be in it.
     """
     if comfyui is None and "COMFYUI_PATH" not in os.environ:
@@ -58,7 +59,8 @@ def gather(folder: Path, comfyui: Path | None, python: str) -> str:
     with tempfile.TemporaryDirectory(prefix="ovi-pack-") as place:
         laid_out = Path(place)
         copy_python(comfyui, laid_out / "ComfyUI")
-        wanted = needed_distributions(imported_packages(comfyui))
+        needed = needed_distributions(imported_packages(comfyui))
+        wanted = {name: version for name, version in needed.items() if name not in without}
         download(wanted, laid_out / "wheels", python)
         lay_out(laid_out / "wheels", laid_out / "site")
         size = compress(laid_out, folder / ARCHIVE)
@@ -164,6 +166,14 @@ def download(wanted: dict[str, str], folder: Path, python: str) -> None:
     )
     if fetched.returncode:
         raise SystemExit(f"Not all wheels could be fetched:\n{fetched.stderr[-2000:]}")
+
+
+def add_site(folder: Path) -> None:
+    """Let imports find the packages, those installed first.
+
+    Before PyTorch is imported, which looks for numpy then and never again.
+    """
+    sys.path.append(str(folder / "site"))
 
 
 def unpack(folder: Path) -> None:

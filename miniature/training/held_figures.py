@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from scipy.stats import binomtest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / "tools"))
@@ -41,10 +42,8 @@ def wilson(hits: int, trials: int) -> tuple[float, float]:
     """Return Wilson's interval of 95 % of a share."""
     if not trials:
         return 0.0, 1.0
-    z, share = 1.96, hits / trials
-    middle = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return (middle - half) / (1 + z * z / trials), (middle + half) / (1 + z * z / trials)
+    low, high = binomtest(hits, trials).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
 
 
 def asked(clips: int) -> Iterator[tuple[int, world.Scene, world.Clip]]:

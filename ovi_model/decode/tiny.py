@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from ..config import SPATIAL_COMPRESSION, VIDEO_CHANNELS
 
-# Numbers that the decoder holds for one pixel of a frame, in its last blocks: 105 counted by
-# benchmarks/decode.py, on every core and at every length, and a quarter to spare.
+# Numbers that the decoder holds for one pixel of a frame, in its last blocks: 105 as counted in
+# tests/unit/test_tiny_vae.py, on every core and at every length, and a quarter to spare.
 NUMBERS_HELD = 105 * 5 // 4
 
 

@@ -26,15 +26,15 @@ class HeldSound(NamedTuple):
     length: int  # audio steps of the clip
 
 
-def rate_of(audio_vae) -> int:
+def rate_of(audio_vae, node: str = "Ovi Hold Sound") -> int:
     """Return the sample rate in Hz at which core's VAE takes a sound.
 
-    Raises ValueError unless it is a VAE of Ovi's sound.
+    Raises ValueError, naming the node, unless it is a VAE of Ovi's sound.
     """
     if not is_audio_vae(audio_vae):
         raise ValueError(
-            "'audio_vae' of Ovi Hold Sound is no audio VAE of Ovi. Connect the one of 'Ovi Audio "
-            "VAE Loader'."
+            f"'audio_vae' of {node} is no audio VAE of Ovi. Connect the one of 'Ovi Audio VAE "
+            "Loader'."
         )
     return getattr(audio_vae, "audio_sample_rate", CORE_RATE)
 

@@ -5,6 +5,7 @@ the sample.
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import torch
@@ -93,6 +94,33 @@ def to_stereo(waveform: Tensor) -> Tensor:
         f", then turned down by {20 * math.log10(loudest):.1f} dB" if loudest > 1 else "",
     )
     return stereo / max(1.0, loudest)
+
+
+class Sound(NamedTuple):
+    """One sound, mono or stereo."""
+
+    waveform: Tensor  # [1 or 2, samples], -1 to 1
+    rate: int  # Hz
+
+
+def read_sound(name: str, audio: dict | None) -> Sound:
+    """Return the one sound of an AUDIO, mixed down to stereo where it has more channels.
+
+    Raises ValueError, with the input's name, unless there is one that can be heard.
+    """
+    if audio is None:
+        raise ValueError(
+            f"{name} is empty: the video that was loaded may have no sound. Connect 'Empty Audio' "
+            "of the same length in its place."
+        )
+    waveform, rate = audio["waveform"], int(audio["sample_rate"])
+    check_sound(waveform, rate)
+    if len(waveform) > 1:
+        raise ValueError(
+            f"{name} holds {len(waveform)} sounds: give one. Of a batch of clips, take one out of "
+            "pictures and sounds first."
+        )
+    return Sound(to_stereo(waveform)[0].detach().cpu().float(), rate)
 
 
 def resample(waveform: Tensor, rate: int, new_rate: int, length: int) -> Tensor:

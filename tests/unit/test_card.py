@@ -3,6 +3,7 @@ a worker does, the run goes on.
 """
 
 import json
+import subprocess
 import sys
 import zipfile
 
@@ -12,7 +13,7 @@ import torch
 
 find_comfyui.import_extension()
 
-from card import boot, pack, report, runner, worker  # noqa: E402
+from card import absent, pack, report, runner, worker  # noqa: E402
 from card.machine import Machine  # noqa: E402
 from card.rows import Row, all_rows, short_rows  # noqa: E402
 
@@ -219,8 +220,13 @@ def test_neither_pytorchs_own_packages_nor_the_unused_are_packed():
     assert wanted.keys() == {"numpy", "safetensors"}
 
 
+def test_what_starts_workers_does_not_import_pytorch_which_looks_for_numpy_once():
+    code = "import sys, card.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=runner.BENCHMARKS, check=True)
+
+
 def test_a_package_that_is_not_there_can_be_imported_but_not_used():
-    module = boot._AbsentModule("absent")
+    module = absent._AbsentModule("absent")
 
     class Derived(module.Base, module.other.Base):
         pass
@@ -229,5 +235,5 @@ def test_a_package_that_is_not_there_can_be_imported_but_not_used():
     def kept():
         return 3
 
-    assert (kept(), isinstance(Derived(), boot.Absent)) == (3, True)
-    assert boot._AbsentPackages().find_spec("torch") is None
+    assert (kept(), isinstance(Derived(), absent.Absent)) == (3, True)
+    assert absent._AbsentPackages(absent.UNUSED).find_spec("torch") is None

@@ -74,6 +74,17 @@ CONTRACT = {
         {"latent": None, "start": 0.0, "end": 0.0, "streams": "picture and sound", "ramp": 0.0},
         ["LATENT"],
     ),
+    "OviContinue": (
+        {
+            "images": None,
+            "audio": None,
+            "vae": None,
+            "audio_vae": None,
+            "seconds": 4.5,
+            "fps": 24.0,
+        },
+        ["LATENT"],
+    ),
     "OviAttention": ({"model": None, "kernel": "auto"}, ["MODEL", "STRING"]),
     "OviGuidance": (
         {
@@ -99,6 +110,16 @@ CONTRACT = {
     "OviLoadLatent": ({"file": None}, ["LATENT"]),
     "OviDecode": (
         {"samples": None, "vae": None, "audio_vae": None, "tiling": "auto", "held": "as given"},
+        ["IMAGE", "AUDIO"],
+    ),
+    "OviJoin": (
+        {
+            "images": None,
+            "audio": None,
+            "new_images": None,
+            "new_audio": None,
+            "frames": "on disk",
+        },
         ["IMAGE", "AUDIO"],
     ),
     "OviPreview": ({"images": None, "fps": 24.0, "audio": None}, ["IMAGE"]),
@@ -134,6 +155,7 @@ CHOICES = {
     ("OviSamplerUniPC", "solver"): ["unipc", "dpm++", "euler"],
     ("OviDecode", "tiling"): ["auto", "on", "off"],
     ("OviDecode", "held"): ["as given", "decoded"],
+    ("OviJoin", "frames"): ["on disk", "in memory"],
     ("OviSaveVideo", "format"): ["mp4", "webm", "mov"],
 }
 # Inputs that were added to a node must be optional, or API-format workflows from before would be
@@ -145,6 +167,7 @@ OPTIONAL = {
     ("OviGuidance", "cfg_end_percent"),
     ("OviScheduler", "solver"),
     ("OviSamplerUniPC", "solver"),
+    ("OviContinue", "fps"),
     ("OviDecode", "held"),
     ("OviPreview", "audio"),
     ("OviSaveVideo", "audio"),
@@ -175,6 +198,7 @@ UNITS = {
     "end": "seconds",
     "ramp": "seconds",
     "strength": "0 to 1",
+    "seconds": "seconds",
     ("OviSteer", "strength"): "multiple of its size",
     "until": "noise level",
 }
