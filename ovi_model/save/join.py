@@ -27,7 +27,7 @@ ALIKE, WORTH_A_SHIFT = 0.5, 0.01
 # 24 are off by that in 2.5 s.
 LENGTH_TOLERANCE = 0.1
 # Mean difference of the frames that both clips show; a VAE leaves a fifth of it.
-SAME_PICTURES = 0.1
+SAME_PICTURES = 0.15
 
 
 def check_film(images_name: str, images: Tensor, audio_name: str, sound: Sound) -> None:

@@ -17,8 +17,8 @@ PLACE = (300, 300)
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
 WEB_PAGE = "page.safetensors"
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
-# Gives a blueprint the miniature before it, a node that saves behind it, and a picture if it takes
-# one.
+# Gives a blueprint the miniature before it, a node that saves behind it, and a picture or a film of
+# 13 frames if it takes one.
 WIRE_BLUEPRINT = """() => {
     const graph = app.graph, [blueprint] = graph.nodes
     const add = type => { const node = LiteGraph.createNode(type); graph.add(node); return node }
@@ -33,7 +33,11 @@ WIRE_BLUEPRINT = """() => {
         image.widgets[0].value = 'example.png'
         image.connect(0, blueprint, input(blueprint, 'image'))
     }
+    if (input(blueprint, 'images') >= 0)
+        for (const [type, name] of [['EmptyImage', 'images'], ['EmptyAudio', 'audio']])
+            add(type).connect(0, blueprint, input(blueprint, name))
 }"""
+FILM = {"width": 64, "height": 64, "batch_size": 13, "duration": 13 / 24}
 SET_ON_BLUEPRINT = """values => {
     for (const widget of app.graph.nodes[0].widgets)
         if (widget.name in values) widget.value = values[widget.name]
@@ -206,20 +210,28 @@ def test_a_blueprint_is_offered_and_runs(served, page, small, path):
     page.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
     page.page.evaluate(WIRE_BLUEPRINT)
     page.set_widgets(small | {"length": 9})
+    goes_on = "continue" in path.stem
+    if goes_on:
+        page.set_widgets(FILM)
     # Set on the blueprint alone, what it shows reaches the nodes inside.
     shown = {
         "prompt": "A red ball bounces once. Audio: one low knock.",
         "length": 5,
+        "seconds": 1 / 6,
         "noise_seed": 4321,
     }
+    frames = FILM["batch_size"] + 4 if goes_on else shown["length"]
     page.page.evaluate(SET_ON_BLUEPRINT, shown)
     inside = {node["class_type"]: node["inputs"] for node in page.api_form().values()}
     assert inside["OviTextEncode"]["prompt"] == shown["prompt"]
-    assert inside["OviLatent"]["length"] == shown["length"]
+    if goes_on:
+        assert inside["OviContinue"]["seconds"] == pytest.approx(shown["seconds"])
+    else:
+        assert inside["OviLatent"]["length"] == shown["length"]
     assert inside["RandomNoise"]["noise_seed"] == shown["noise_seed"]
     page.press_run()
     played = page.play_video()
-    assert played["seconds"] == pytest.approx(shown["length"] / 24, abs=0.07)
+    assert played["seconds"] == pytest.approx(frames / 24, abs=0.07)
     assert played["sound"] > 0
     assert page.problems == []
 

@@ -25,7 +25,20 @@ pytestmark = pytest.mark.graph
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 PATHS = sorted(FOLDER.glob("*.json"))
 NAMES = [path.stem for path in PATHS]
-TEXT, IMAGE, RECORDING, SOUND, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE, TWO_PASS, UPSCALE = (
+(
+    TEXT,
+    IMAGE,
+    RECORDING,
+    SOUND,
+    SIMPLE,
+    LORA,
+    FEW_STEPS,
+    CARDS,
+    MINIATURE,
+    TWO_PASS,
+    UPSCALE,
+    SHOTS,
+) = (
     "ovi_text_to_audio_video",
     "ovi_image_to_audio_video",
     "ovi_recording_to_video",
@@ -37,6 +50,7 @@ TEXT, IMAGE, RECORDING, SOUND, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE, TWO_PA
     "ovi_miniature",
     "ovi_two_pass",
     "ovi_model_upscale",
+    "ovi_three_shots",
 )
 TWICE_AS_LARGE = (LORA, TWO_PASS, UPSCALE)
 # What the canvas shows beside nodes that run, and the widgets it adds of its own.
@@ -44,8 +58,18 @@ NOTES = {"MarkdownNote"}
 ONLY_ON_CANVAS = {"control_after_generate", "upload", "audioUI"}
 TONE = 440  # Hz, of the recording, which is 5.1 and shorter than the clip
 STRENGTHS = ("strength_video", "strength_audio", "strength_fusion")
-SHRUNK = ("OviLatent", "OviScheduler", "KSampler", "ImageScale", "ImageFromBatch")
-SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3}
+SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3, "seconds": 0.5}
+SHRUNK = (
+    "OviLatent",
+    "OviScheduler",
+    "KSampler",
+    "ImageScale",
+    "ImageFromBatch",
+    "OviContinue",
+)
+FRAMES = {SHOTS: 25 + 2 * 12}
+GROUPS = ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
+SHOT_GROUPS = ["1 Load", "2 First shot", "3 Second shot", "4 Third shot", "5 Save"]
 
 
 class LoadNarrowVideoVAE:
@@ -84,7 +108,8 @@ def shrunk(prompt):
     prompt = with_small_files(copy.deepcopy(prompt))
     for node in prompt.values():
         if node["class_type"] == "VAELoader" and any(
-            other["class_type"] in ("LoadImage", "LoadVideo") for other in prompt.values()
+            other["class_type"] in ("LoadImage", "LoadVideo", "OviContinue")
+            for other in prompt.values()
         ):
             node |= {
                 "class_type": "LoadNarrowVideoVAE",
@@ -130,9 +155,9 @@ def missing_nodes(runtime, name):
     return types - set(runtime.nodes.NODE_CLASS_MAPPINGS)
 
 
-def test_all_eleven_are_there():
+def test_all_twelve_are_there():
     one_pass = [TEXT, IMAGE, RECORDING, SOUND, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE]
-    assert sorted(NAMES) == sorted([*one_pass, TWO_PASS, UPSCALE])
+    assert sorted(NAMES) == sorted([*one_pass, TWO_PASS, UPSCALE, SHOTS])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
 
@@ -141,7 +166,7 @@ def test_the_video_has_the_frames_and_the_sound(make, name):
     prompt, _, video = make(name)
     scale = 2 if name in TWICE_AS_LARGE else 1
     assert video.frames.shape == (
-        SMALL["length"],
+        FRAMES.get(name, SMALL["length"]),
         SMALL["height"] * scale,
         SMALL["width"] * scale,
         3,
@@ -149,7 +174,7 @@ def test_the_video_has_the_frames_and_the_sound(make, name):
     assert video.rate == 24
     assert video.frames.std() > 0.01
     assert np.abs(video.sound).max() > 1e-4
-    assert abs(video.sound_seconds - SMALL["length"] / 24) <= 1024 / video.sound_rate
+    assert abs(video.sound_seconds - len(video.frames) / 24) <= 1024 / video.sound_rate
     assert json.loads(video.tags["workflow"]) == on_canvas(name)
     assert json.loads(video.tags["prompt"]) == prompt
 
@@ -341,7 +366,9 @@ def test_nodes_stand_apart_and_in_groups(name):
         group["title"]
         for group in sorted(workflow["groups"], key=lambda group: group["bounding"][0])
     ]
-    assert titles == ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
+    assert (sorted(titles) if name == SHOTS else titles) == (
+        SHOT_GROUPS if name == SHOTS else GROUPS
+    )
 
 
 def box(position, size, title=0):
