@@ -8,7 +8,7 @@ import pytest
 from workflow_files import WORKFLOWS, skip_if_newer
 
 pytestmark = pytest.mark.browser
-WITH_ENCODER = (
+NEEDS_ENCODER = (
     "ovi_image_to_audio_video",
     "ovi_recording_to_video",
     "ovi_sound_for_video",
@@ -42,7 +42,7 @@ def test_a_template_opens_runs_and_plays(page, small, name):
     if name == "ovi_three_shots":
         page.set_widgets({"length": 13, "seconds": 1 / 6})
         frames = 13 + 4 + 4
-    if name in WITH_ENCODER:
+    if name in NEEDS_ENCODER:
         # The small video VAE cannot encode a picture on ComfyUI 0.3.75; the miniature's can.
         page.page.evaluate(LOAD_MINIATURE)
     page.press_run()

@@ -58,15 +58,8 @@ NOTES = {"MarkdownNote"}
 ONLY_ON_CANVAS = {"control_after_generate", "upload", "audioUI"}
 TONE = 440  # Hz, of the recording, which is 5.1 and shorter than the clip
 STRENGTHS = ("strength_video", "strength_audio", "strength_fusion")
+SHRUNK = ("OviLatent", "OviScheduler", "KSampler", "ImageScale", "ImageFromBatch", "OviContinue")
 SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3, "seconds": 0.5}
-SHRUNK = (
-    "OviLatent",
-    "OviScheduler",
-    "KSampler",
-    "ImageScale",
-    "ImageFromBatch",
-    "OviContinue",
-)
 FRAMES = {SHOTS: 25 + 2 * 12}
 GROUPS = ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
 SHOT_GROUPS = ["1 Load", "2 First shot", "3 Second shot", "4 Third shot", "5 Save"]
