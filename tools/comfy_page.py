@@ -80,8 +80,11 @@ SET_WIDGETS = """values => {
             if (widget.name in values) widget.value = values[widget.name]
     app.canvas.setDirty(true, true)
 }"""
+# The first video that was made; one that a node loads is shown too.
+MADE_VIDEO = """[...document.querySelectorAll('video')]
+    .find(video => video.currentSrc && !video.currentSrc.includes('type=input'))"""
 PLAY = """async patience => {
-    const video = document.querySelector('video'), start = performance.now()
+    const video = MADE_VIDEO, start = performance.now()
     video.muted = video.loop = true
     await video.play()
     const decoded = () => ({
@@ -90,7 +93,7 @@ PLAY = """async patience => {
     while (!(decoded().picture && decoded().sound) && performance.now() - start < patience)
         await new Promise(done => setTimeout(done, 100))
     return { seconds: video.duration, ...decoded() }
-}"""
+}""".replace("MADE_VIDEO", MADE_VIDEO)
 # The first entry under the search box is the one that Enter adds.
 IS_FOUND = """name => [...document.querySelectorAll('[role=option]')]
     .map(option => option.textContent.trim()).find(text => text)?.startsWith(name)"""
@@ -236,7 +239,7 @@ class ComfyPage:
         """Wait for a video on the canvas, play a part of it, and return its seconds and the bytes
         that were decoded.
         """
-        self.page.wait_for_function("document.querySelector('video')?.readyState >= 1")
+        self.page.wait_for_function(f"({MADE_VIDEO})?.readyState >= 1")
         return self.page.evaluate(PLAY, PATIENCE_MS)
 
     def drop_file(self, url: str, name: str) -> None:

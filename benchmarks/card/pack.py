@@ -81,7 +81,7 @@ def compress(folder: Path, archive: Path) -> float:
 
     Kernels compiled for many cards take four times as much in a wheel.
     """
-    with tarfile.open(archive, "w:xz", preset=2) as packed:
+    with tarfile.open(archive, "w:xz", preset=6) as packed:
         for part in CONTENTS:
             packed.add(folder / part, part)
     return archive.stat().st_size / MB

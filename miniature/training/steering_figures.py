@@ -1,7 +1,8 @@
 """Measures sound that is made for a held picture, with and without steering.
 
 Usage: python miniature/training/steering_figures.py --comfyui PATH [--clips 64] [--batch 16]
-[--only NAME ...] [--until 0.6] [--steps 20] [--out FILE]
+[--first 0] [--only NAME ...] [--try SAMPLER STRENGTH STEERED ...] [--until 0.6] [--steps 20]
+[--out FILE]
 
 Run it with ComfyUI's python. Pictures are of the world's held-out scenes, noise is of seeds 1000
 and up, so that every way makes the same clips. Each way is a sampler of ComfyUI, with steering by
@@ -209,9 +210,19 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--first", type=int, default=0, help="number of the first clip")
     parser.add_argument("--batch", type=int, default=16, help="clips at once")
     parser.add_argument(
         "--only", nargs="+", choices=WAYS, default=list(WAYS), help="ways to measure"
+    )
+    parser.add_argument(
+        "--try",
+        dest="tried",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("SAMPLER", "STRENGTH", "STEERED"),
+        help="measure another way in place of those above; STEERED 0 is all steps",
     )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--until", type=float, default=0.6, help="noise level")
@@ -227,22 +238,31 @@ def main() -> None:
     options = parse_options()
     import_comfy(options.comfyui)
     torch.set_num_threads(1)
-    verdicts = {name: [] for name in options.only}
-    seconds = dict.fromkeys(options.only, 0.0)
+    ways = {name: WAYS[name] for name in options.only}
+    if options.tried:
+        ways = {", ".join(way): read_way(*way) for way in options.tried}
+    verdicts = {name: [] for name in ways}
+    seconds = dict.fromkeys(ways, 0.0)
     with torch.inference_mode():
         parts = generate.load(REPOSITORY / "miniature")
-        for start in range(0, options.clips, options.batch):
-            some = asked_clips(parts, range(start, min(start + options.batch, options.clips)))
-            for name in options.only:
+        end = options.first + options.clips
+        for start in range(options.first, end, options.batch):
+            some = asked_clips(parts, range(start, min(start + options.batch, end)))
+            for name, way in ways.items():
                 begin = time.process_time()
-                made = list(make(parts, some, WAYS[name], options))
+                made = list(make(parts, some, way, options))
                 seconds[name] += time.process_time() - begin
                 verdicts[name] += made
                 print(row(name, verdicts[name], seconds[name]), file=sys.stderr, flush=True)
                 if options.out:
                     write(options.out, name, made)
-    rows = [row(name, verdicts[name], seconds[name]) for name in options.only]
+    rows = [row(name, verdicts[name], seconds[name]) for name in ways]
     print("\n".join([HEADER, *rows]))
+
+
+def read_way(sampler: str, strength: str, steered: str) -> Way:
+    """Read a way as the command line has it."""
+    return Way(sampler, float(strength), int(steered))
 
 
 def write(path: Path, name: str, verdicts: list[Verdict]) -> None:
