@@ -12,7 +12,6 @@ already is not made again. Behind each share stands its Wilson interval of 95 %.
 
 import argparse
 import logging
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -31,18 +30,6 @@ PLAIN = "as published"
 TARGETS = ("fp8", "fp8-product", "int8", "int8-convrot", "mxfp8", "nvfp4")
 ABILITIES = ("supports_fp8_compute", "supports_mxfp8_compute", "supports_nvfp4_compute")
 SHAPES = (1, 48, 10, 4, 4), (1, 20, 40), (1, 40)  # of the latents, and tokens of the text
-DEVIATIONS = 1.96  # of a normal distribution, for 95 %
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the interval of a share that was found in so many tries.
-
-    Source: Wilson, Probable inference, 1927.
-    """
-    spread = DEVIATIONS**2 / count
-    middle = share + spread / 2
-    half = DEVIATIONS * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
 def set_products(allowed: bool) -> None:
@@ -114,6 +101,8 @@ def judged(folder: Path, clips: int) -> dict[str, float]:
 
 def row(target: str, folder: Path, clips: int, plain: Tensor) -> list[str]:
     """Return one line of the table."""
+    from comfyui_ovi.miniature.training.figures import wilson
+
     model = convert(folder, target)
     errors = [
         (forward(model, products) - plain).norm() / plain.norm() for products in (False, True)
@@ -122,7 +111,7 @@ def row(target: str, folder: Path, clips: int, plain: Tensor) -> list[str]:
     cells = [target, f"{model.stat().st_size / 1e6:.2f}", *(f"{error:.2%}" for error in errors)]
     for name, count in (("sync", "events_heard"), ("colour", "clips"), ("pitch", "clips")):
         if found:
-            low, high = wilson(found[name], found[count])
+            low, high = wilson(round(found[name] * found[count]), int(found[count]))
             cells.append(f"{found[name]:.1%} ({low:.0%} to {high:.0%} of {found[count]})")
     return cells
 

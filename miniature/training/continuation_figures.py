@@ -33,6 +33,7 @@ from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 import_extension()
 from comfyui_ovi.miniature.training import generate, world  # noqa: E402
+from comfyui_ovi.miniature.training.figures import wilson  # noqa: E402
 from comfyui_ovi.miniature.training.judge import (  # noqa: E402
     IN_SYNC,
     Verdict,
@@ -295,15 +296,12 @@ def _wall(frames: Tensor) -> Tensor:
     return frames[:, :4, :4].mean((0, 1, 2))
 
 
-def wilson(good: int, count: int) -> str:
-    """Return a share with its interval, 95 %. Source: Wilson 1927."""
+def share(good: int, count: int) -> str:
+    """Return a share with Wilson's interval of 95 %."""
     if not count:
         return "-"
-    z, share = 1.96, good / count
-    middle, scale = share + z * z / (2 * count), 1 + z * z / count
-    half = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    low, high = (100 * (middle + sign * half) / scale for sign in (-1, 1))
-    return f"{100 * share:.1f} % ({low:.0f}-{high:.0f}; {good} of {count})"
+    low, high = (100 * edge for edge in wilson(good, count))
+    return f"{100 * good / count:.1f} % ({low:.0f}-{high:.0f}; {good} of {count})"
 
 
 def in_notes(joins: list[Join]) -> list[Join]:
@@ -313,20 +311,20 @@ def in_notes(joins: list[Join]) -> list[Join]:
 
 ROWS = {
     "joins": lambda joins: str(len(joins)),
-    "new sounds in step with what is seen": lambda joins: wilson(
+    "new sounds in step with what is seen": lambda joins: share(
         sum(join.in_step for join in joins), sum(join.heard for join in joins)
     ),
-    "joins as asked: count seen, heard, in step, colour": lambda joins: wilson(
+    "joins as asked: count seen, heard, in step, colour": lambda joins: share(
         sum(join.is_as_asked for join in joins), len(joins)
     ),
     "events asked, seen, heard, doubled": lambda joins: ", ".join(
         str(sum(getattr(join, name) for join in joins))
         for name in ("asked", "seen", "heard", "doubled")
     ),
-    "joins in the film's colour": lambda joins: wilson(
+    "joins in the film's colour": lambda joins: share(
         sum(join.is_colour_kept for join in joins), len(joins)
     ),
-    "pitch within 6 % of the film's": lambda joins: wilson(
+    "pitch within 6 % of the film's": lambda joins: share(
         sum(abs(join.pitch - 1) < 0.06 for join in joins if join.pitch),
         sum(join.pitch is not None for join in joins),
     ),

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from scipy.stats import binomtest
 from torch import Tensor
 
 from .judge import IN_SYNC, Verdict, find_colour, find_places, sync_errors
@@ -129,6 +130,14 @@ def spread(verdicts: list[Verdict], value: Callable[[Verdict], float]) -> float:
 def share(right: Iterable[bool]) -> float:
     right = list(right)
     return sum(right) / len(right) if right else math.nan
+
+
+def wilson(hits: int, trials: int) -> tuple[float, float]:
+    """Return Wilson's interval of 95 % of a share."""
+    if not trials:
+        return 0.0, 1.0
+    low, high = binomtest(hits, trials).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
 
 
 def median(values: Iterable[float]) -> float:

@@ -28,7 +28,6 @@ from find_comfyui import import_comfy, import_extension
 import_extension()
 from comfyui_ovi.miniature.training import evaluate, figures, generate, world  # noqa: E402
 from comfyui_ovi.miniature.training.generate import Guidance  # noqa: E402
-from scipy.stats import binomtest  # noqa: E402
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ALONE = Guidance(video_cfg=1.0, audio_cfg=1.0)  # the positive prompt alone
@@ -151,9 +150,8 @@ def share_with_interval(right: list[bool]) -> str:
     """Return the share that is right, with Wilson's interval of 95 %, in per cent."""
     if not right:
         return "-"
-    test = binomtest(sum(right), len(right))
-    low, high = test.proportion_ci(0.95, method="wilson")
-    return f"{test.statistic:.0%} ({100 * low:.0f} to {100 * high:.0f})"
+    low, high = figures.wilson(sum(right), len(right))
+    return f"{figures.share(right):.0%} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def row(parts: generate.Parts, variant: Variant, clips: int) -> str:

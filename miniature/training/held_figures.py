@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from scipy.stats import binomtest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / "tools"))
@@ -30,20 +29,12 @@ from find_comfyui import import_comfy, import_extension  # noqa: E402
 import_extension()
 from comfyui_ovi.miniature.training import generate, world  # noqa: E402
 from comfyui_ovi.miniature.training.evaluate import FIRST_SEED, STRIDE  # noqa: E402
-from comfyui_ovi.miniature.training.figures import carried_on  # noqa: E402
+from comfyui_ovi.miniature.training.figures import carried_on, wilson  # noqa: E402
 from comfyui_ovi.miniature.training.judge import IN_SYNC, judge  # noqa: E402
 
 PLACES = {"last": world.FRAMES - 1, "middle": world.FRAMES // 2}
 KEYFRAMES = ("clean", "renoised")
 SPAN = 0.5  # seconds, where the sound that is held begins
-
-
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """Return Wilson's interval of 95 % of a share."""
-    if not trials:
-        return 0.0, 1.0
-    low, high = binomtest(hits, trials).proportion_ci(0.95, method="wilson")
-    return float(low), float(high)
 
 
 def asked(clips: int) -> Iterator[tuple[int, world.Scene, world.Clip]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -161,16 +160,6 @@ def _stack(texts: list[Tensor]) -> Tensor:
     )
 
 
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share."""
-    if not count:
-        return 0.0, 1.0
-    share, extra = hits / count, z * z / count
-    middle = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / count + extra / count / 4) / (1 + extra)
-    return middle - half, middle + half
-
-
 def is_right(verdict: Verdict) -> bool:
     """Whether as much is heard as was asked for, at the right pitch, and each sound in step."""
     asked = verdict.asked
@@ -195,7 +184,7 @@ def row(name: str, verdicts: list[Verdict], seconds: float) -> str:
 
 
 def _share(hits: int, count: int) -> str:
-    low, high = wilson(hits, count)
+    low, high = figures.wilson(hits, count)
     return f"{hits / max(1, count):.1%} ({hits} of {count}; {low:.0%}-{high:.0%})"
 
 

@@ -10,7 +10,6 @@ import find_comfyui
 import floor
 import forward
 import pytest
-import quantised
 import recorded_floor
 import reference
 import torch
@@ -335,11 +334,3 @@ def test_the_table_of_traffic_sums_up_what_is_not_multiplying(capsys):
     assert sums["**elementwise**"] == [(0.008, 1)]
     assert sums["**multiplying**"] == [(0.012, 1)]
     assert sums["**all**"] == [(0.02, 2)]
-
-
-@pytest.mark.parametrize(
-    ("share", "count", "interval"),
-    [(0.5, 10, (0.2366, 0.7634)), (0.0, 10, (0.0, 0.2775)), (1.0, 48, (0.9259, 1.0))],
-)
-def test_an_interval_of_a_share_is_wilsons(share, count, interval):
-    assert quantised.wilson(share, count) == pytest.approx(interval, abs=1e-4)

@@ -1,7 +1,7 @@
 """How well pictures and recordings are kept: intervals, and what a count is made of."""
 
 import pytest
-from comfyui_ovi.miniature.training import generate, held_figures, world
+from comfyui_ovi.miniature.training import figures, generate, held_figures, world
 
 
 @pytest.mark.parametrize(
@@ -9,7 +9,7 @@ from comfyui_ovi.miniature.training import generate, held_figures, world
     [(48, 48, 0.926, 1.0), (16, 48, 0.217, 0.475), (0, 10, 0.0, 0.278), (0, 0, 0.0, 1.0)],
 )
 def test_intervals_are_wilsons(hits, trials, low, high):
-    assert held_figures.wilson(hits, trials) == pytest.approx((low, high), abs=1e-3)
+    assert figures.wilson(hits, trials) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_a_clip_counts_where_it_keeps_the_picture(monkeypatch):
