@@ -59,6 +59,8 @@ def test_every_change_is_in_the_list():
     elsewhere = {
         "core_patches.py": {"setattr"},
         "core_vae.py": {"setattr"},  # core's class of another width, for the time of one call
+        "differentiable.py": {"setattr", "delattr"},  # a MODEL's own layers, for one forward
+        "frames_on_disk.py": {"setattr"},  # a tensor knows the file that it is a map of
         "mux.py": {"setattr"},  # settings of an encoder
     }
     for path in PACKAGE.rglob("*.py"):
