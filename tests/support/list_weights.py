@@ -43,8 +43,8 @@ the shapes of the published file. *Error* is that of one forward of the miniatur
 quantised weights alone, and with what the layers read quantised too, as a card does that multiplies
 such numbers; int8 is never multiplied otherwise. 48 clips of the miniature are judged as in its
 results (`miniature/training/RESULTS.md` in the repository), with products quantised, on a
-processor; in brackets the 95 % interval of Wilson. All intervals overlap: on so many clips no target is told from bf16,
-and a model of 12 billion numbers may answer otherwise. Measured by
+processor; in brackets the 95 % interval of Wilson. All intervals overlap: on so many clips no
+target is told from bf16, and a model of 12 billion numbers may answer otherwise. Measured by
 `python benchmarks/quantised.py --comfyui PATH --work FOLDER --clips 48`.
 """
 
