@@ -9,7 +9,7 @@ from ..ovi_model.core_facts import choose
 from ..ovi_model.latent import held_pictures, held_sound, hold, spans, time_mask
 from ..ovi_model.latent.latents import streams
 from ..ovi_model.preview.held_bars import Part, draw_held
-from ..ovi_model.save.sound import check_sound, resample, to_stereo
+from ..ovi_model.save.sound import read_sound, resample
 from .latents import MOST_FRAMES
 
 UNITS = ("frames", "seconds")
@@ -156,7 +156,7 @@ class OviHoldSound(io.ComfyNode):
         seconds = spans.seconds_of(video.shape[2])
         span = start, spans.check_span(start, end, video.shape[2])
         vae_rate = held_sound.rate_of(audio_vae)
-        heard, rate = _read_sound(audio)
+        heard, rate = read_sound("audio", audio)
         placed = held_sound.place(heard, rate, span, seconds)
         mono = placed.mean(dim=0, keepdim=True)
         original = _at(mono, rate, SAMPLE_RATE, seconds)
@@ -228,22 +228,6 @@ def _frame_of(start: float, unit: str) -> int:
             "the unit seconds."
         )
     return round(start)
-
-
-def _read_sound(audio: dict | None) -> tuple[Tensor, int]:
-    """Return a recording [1 or 2, samples] and its rate in Hz.
-
-    Raises ValueError unless there is one that can be heard.
-    """
-    if audio is None:
-        raise ValueError("audio is empty: the video that was loaded may have no sound.")
-    waveform, rate = audio["waveform"], int(audio["sample_rate"])
-    check_sound(waveform, rate)
-    if len(waveform) > 1:
-        raise ValueError(
-            f"audio holds {len(waveform)} sounds: give one, which is held in every clip of a batch."
-        )
-    return to_stereo(waveform)[0].detach().cpu().float(), rate
 
 
 def _at(mono: Tensor, rate: int, new_rate: int, seconds: float) -> Tensor:
