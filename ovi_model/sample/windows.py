@@ -30,7 +30,8 @@ def sound_of(frames: list[int], total_frames: int, total_steps: int, is_anchored
     start, stop = _edge(first), _edge(last)
     if last == total_frames - 1:
         start, stop = max(0, start + total_steps - stop), total_steps
-    return range(start, max(start + 1, stop))
+    stop = min(total_steps, max(start + 1, stop))
+    return range(min(start, stop - 1), stop)
 
 
 def _edge(frame: int) -> int:

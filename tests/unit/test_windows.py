@@ -45,6 +45,11 @@ def test_an_anchor_brings_its_sound():
     assert window_offset(window) == pytest.approx(0)
 
 
+def test_one_frame_has_a_step_of_its_clip():
+    assert windows.sound_of([0], 30, 152, is_anchored=False) == range(1)
+    assert windows.sound_of([29], 30, 152, is_anchored=False) == range(151, 152)
+
+
 def test_the_first_window_has_no_frame_before_it():
     anchored, bare = (windows.sound_of(list(range(10)), 30, 152, its) for its in (True, False))
     assert anchored == bare == range(47)
