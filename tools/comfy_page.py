@@ -28,13 +28,16 @@ BLOCKED_REQUESTS = (
 )
 NEWER_PAGE = ("Jobs API", "Failed to fetch queue", "core workflow templates")
 VIEWPORT = {"width": 1920, "height": 1080}
-PATIENCE_MS = 60_000
+# A machine that others use too can take many times as long as it needs alone.
+PATIENCE_MS = 300_000
 # The page takes two presses with one time stamp for one.
 BETWEEN_CLICKS_MS = 20
 # Pixels from the double-click to the click that puts the node down: on its title, yet too far away
 # to begin another double-click at the same place.
 PUT_DOWN = (30, -6)
-ATTEMPTS = 10
+# For how long a gesture may take to show; the last is the longest, since one that is made while
+# the one before is still on its way can undo it.
+ATTEMPTS_MS = [PATIENCE_MS // 2**n for n in range(7, 0, -1)]
 
 IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes
     && document.querySelector('#graph-canvas')
@@ -254,13 +257,13 @@ class ComfyPage:
         """Make a gesture, again and again if need be: a busy page can miss one, as it does a
         person's.
         """
-        for _ in range(ATTEMPTS):
+        for patience in ATTEMPTS_MS:
             gesture()
             with suppress(PlaywrightTimeout):
-                self.page.wait_for_function(condition, arg=arg, timeout=PATIENCE_MS / ATTEMPTS)
+                self.page.wait_for_function(condition, arg=arg, timeout=patience)
                 return
         raise AssertionError(
-            f"after {ATTEMPTS} attempts the page does not have {condition} with {arg}"
+            f"after {len(ATTEMPTS_MS)} attempts the page does not have {condition} with {arg}"
         )
 
     def _type_anew(self, text: str) -> None:

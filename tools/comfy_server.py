@@ -23,6 +23,8 @@ QUIET_PAGE = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
     "Comfy.Notification.ShowVersionUpdates": False,
+    # ms between the presses of a double-click: a page that draws slowly sees them late.
+    "Comfy.Pointer.DoubleClickTime": 5_000,
 }
 
 
@@ -68,7 +70,7 @@ class Server:
 
     def get(self, path: str) -> dict:
         """Return the JSON answer to a GET request."""
-        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+        with urllib.request.urlopen(self.url + path, timeout=120) as response:
             return json.load(response)
 
     def post(self, path: str, body: dict) -> dict:
@@ -79,12 +81,12 @@ class Server:
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 return json.loads(response.read() or "{}")
         except urllib.error.HTTPError as error:
             raise ServerError(refusal_text(error.read().decode(errors="replace"))) from error
 
-    def run(self, prompt: dict, seconds: float = 300) -> dict:
+    def run(self, prompt: dict, seconds: float = 900) -> dict:
         """Run an API-format workflow to its end; return its outputs by node id.
 
         Raises ServerError if a node fails, the workflow takes longer, or the server stops.
@@ -94,7 +96,7 @@ class Server:
             raise ServerError(f"the workflow failed:\n{self.log_tail()}")
         return record["outputs"]
 
-    def record(self, prompt_id: str, seconds: float = 30) -> dict:
+    def record(self, prompt_id: str, seconds: float = 300) -> dict:
         """Wait for what the server keeps of a workflow that has ended; it tells of the end before
         it keeps it.
 
@@ -139,7 +141,7 @@ def running_server(
     *,
     extension: Path = REPOSITORY,
     cpu: bool = True,
-    seconds: float = 180,
+    seconds: float = 600,
     flags: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Yield a server that answers; whatever happens inside, it is stopped afterwards.
