@@ -85,8 +85,8 @@ def load(runtime, graph):
         if loader == "core":
             frames, waveform = source()
             audio = {"waveform": waveform[None], "sample_rate": RATE}
-            save(runtime.input, "mp4", frames, audio=audio, quality=100)
-            video = graph.add("LoadVideo", file="clip.mp4")
+            file = save(runtime.input, "mp4", frames, audio=audio, quality=100)
+            video = graph.add("LoadVideo", file=file.name)
             images = graph.add("GetVideoComponents", video=video)
         else:
             images = graph.add("OtherLoader")
@@ -175,8 +175,8 @@ def test_it_goes_on(run, graph: Graph, load, loader, caplog):
 def test_another_frame_rate_is_refused(runtime, graph: Graph):
     frames, waveform = source()
     audio = {"waveform": waveform[None], "sample_rate": RATE}
-    save(runtime.input, "mp4", frames, fps=30, audio=audio)
-    video = graph.add("LoadVideo", file="clip.mp4")
+    file = save(runtime.input, "mp4", frames, fps=30, audio=audio)
+    video = graph.add("LoadVideo", file=file.name)
     images = graph.add("GetVideoComponents", video=video)
     vaes = {"vae": graph.add("LoadEncoder"), "audio_vae": graph.audio_vae()}
     graph.show(
