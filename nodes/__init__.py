@@ -15,7 +15,14 @@ from .load import (
     OviTextEncoderLoader,
 )
 from .preview import OviPreview
-from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
+from .references import OviReferenceGuidance, OviReferenceGuider, OviReferences
+from .sampling import (
+    OviAttention,
+    OviGuidance,
+    OviSamplerUniPC,
+    OviScheduler,
+    OviStreamingSampler,
+)
 from .steering import OviSteer
 from .text import OviTextEncode
 from .video import OviSaveVideo
@@ -33,11 +40,15 @@ NODES = [
     OviHoldSound,
     OviTimeMask,
     OviContinue,
+    OviReferences,
     OviAttention,
     OviGuidance,
+    OviReferenceGuidance,
+    OviReferenceGuider,
     OviSteer,
     OviScheduler,
     OviSamplerUniPC,
+    OviStreamingSampler,
     OviSeparateLatent,
     OviConcatLatent,
     OviSaveLatent,

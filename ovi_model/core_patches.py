@@ -28,7 +28,7 @@ from .family import IMAGE_MODEL, OviBase, OviConfig, OviLatent, read_unet_config
 from .latent import nested_methods
 from .latent.latents import stream_for
 from .load import checkpoint, lora_names
-from .load.state_dict import DIFFUSION_MODEL
+from .load.state_dict import DIFFUSION_MODEL, SHARDED
 from .load.weight_file import find_tensors
 from .log import log
 from .preview import live
@@ -127,6 +127,8 @@ def _read_ovi(original):
     def load_diffusion_model_state_dict(sd, *args, **kwargs):
         is_nested = any(isinstance(value, dict) for value in sd.values())
         tensors = find_tensors(sd) if is_nested else sd
+        if any(SHARDED in key for key in tensors):
+            tensors = {key.replace(SHARDED, ""): tensor for key, tensor in tensors.items()}
         names = [key for key in tensors if key.endswith(checkpoint.FUSION_KEY)]
         if not names:
             return original(sd, *args, **kwargs)
