@@ -18,6 +18,7 @@ from .preview import OviPreview
 from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
 from .steering import OviSteer
 from .text import OviTextEncode
+from .training import OviTrainingClips, OviTrainLora
 from .video import OviSaveVideo
 
 NODES = [
@@ -46,6 +47,8 @@ NODES = [
     OviJoin,
     OviPreview,
     OviSaveVideo,
+    OviTrainingClips,
+    OviTrainLora,
 ]
 
 
