@@ -25,6 +25,7 @@ from .sampling import (
 )
 from .steering import OviSteer
 from .text import OviTextEncode
+from .training import OviTrainingClips, OviTrainLora
 from .video import OviSaveVideo
 
 NODES = [
@@ -57,6 +58,8 @@ NODES = [
     OviJoin,
     OviPreview,
     OviSaveVideo,
+    OviTrainingClips,
+    OviTrainLora,
 ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from .load.weight_file import find_tensors
 from .log import log
 from .preview import live
 from .sample import nested_latents, windows
+from .train import core_trainer
 
 
 class Patch(NamedTuple):
@@ -187,6 +188,47 @@ def _add(method):
     return lambda _none: method
 
 
+def _patches_of_trainer() -> Iterator[Patch]:
+    """Yield the changes of core's 'Train LoRA', where there is one that a change knows."""
+    trainer = core_trainer.find_trainer()
+    node = getattr(trainer, "TrainLoraNode", None)
+    sampler = getattr(trainer, "TrainSampler", None)
+    newer = "would need to take joint latents"
+    takes = core_facts.NESTED_LATENTS and hasattr(trainer, "_prepare_latents_and_count")
+    if node is not None:
+        yield Patch(
+            node,
+            "execute",
+            partial(core_trainer.take_clips, is_ours=_is_ours, takes_nested=takes),
+            "It takes latents of one tensor.",
+            newer,
+        )
+    if takes and hasattr(sampler, "fwd_bwd"):
+        yield Patch(
+            sampler,
+            "fwd_bwd",
+            core_trainer.measure_clips,
+            "It gives every clip of a batch to every caption, and a sound's numbers are few.",
+            newer,
+        )
+        yield Patch(
+            trainer,
+            "_prepare_latents_and_count",
+            core_trainer.count_clips,
+            "It counts tensors.",
+            newer,
+        )
+        for name in ("_setup_lora_adapters", "_setup_lora_adapters_bypass"):
+            if hasattr(trainer, name):
+                yield Patch(
+                    trainer,
+                    name,
+                    partial(core_trainer.go_on, is_ours=_is_ours),
+                    "A LoRA that goes on begins without its biases and with another alpha.",
+                    "would need both",
+                )
+
+
 _GUIDER = comfy.samplers.CFGGuider
 _OLD = not core_facts.NESTED_LATENTS
 _SINCE = "does it itself since 0.33"
@@ -292,4 +334,5 @@ PATCHES = (
         "A part that only one stream has cannot be cut out of both; the error says so.",
         "would need the sentence",
     ),
+    *_patches_of_trainer(),
 )
