@@ -15,9 +15,17 @@ from .load import (
     OviTextEncoderLoader,
 )
 from .preview import OviPreview
-from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
+from .references import OviReferenceGuidance, OviReferenceGuider, OviReferences
+from .sampling import (
+    OviAttention,
+    OviGuidance,
+    OviSamplerUniPC,
+    OviScheduler,
+    OviStreamingSampler,
+)
 from .steering import OviSteer
 from .text import OviTextEncode
+from .training import OviTrainingClips, OviTrainLora
 from .video import OviSaveVideo
 
 NODES = [
@@ -33,11 +41,15 @@ NODES = [
     OviHoldSound,
     OviTimeMask,
     OviContinue,
+    OviReferences,
     OviAttention,
     OviGuidance,
+    OviReferenceGuidance,
+    OviReferenceGuider,
     OviSteer,
     OviScheduler,
     OviSamplerUniPC,
+    OviStreamingSampler,
     OviSeparateLatent,
     OviConcatLatent,
     OviSaveLatent,
@@ -46,6 +58,8 @@ NODES = [
     OviJoin,
     OviPreview,
     OviSaveVideo,
+    OviTrainingClips,
+    OviTrainLora,
 ]
 
 

@@ -162,9 +162,10 @@ class OviHoldSound(io.ComfyNode):
         placed = held_sound.place(heard, rate, span, seconds)
         mono = placed.mean(dim=0, keepdim=True)
         original = _at(mono, rate, SAMPLE_RATE, seconds)
-        # The last step may end a little after the picture.
+        # As in training: the sound ends with its last step, a little before or after the picture.
+        # What is encoded beyond it changes the last five steps.
         of_steps = made.shape[2] * SAMPLES_PER_STEP / SAMPLE_RATE
-        to_encode = _at(mono, rate, vae_rate, max(seconds, of_steps))
+        to_encode = _at(mono, rate, vae_rate, of_steps)
         held = held_sound.hold_sound(audio_vae, latent, to_encode, original, span)
         recording = {"waveform": placed[None], "sample_rate": rate}
         return io.NodeOutput(held, recording, ui=_bars(held, cls))

@@ -31,6 +31,15 @@ AUDIO_STEPS_PER_INTERVAL = 157 / 30
 # Audio positions times this are video positions: both towers turn on one clock.
 AUDIO_ROPE_SCALE = 0.19676
 
+# Latent frames from one reference to the next on that clock; the clip lies before the first.
+# Source: Guoxu1233/DreamID-Omni.
+REFERENCE_INTERVAL = 150
+
+# Of clips that are made in blocks: audio positions times this are video positions, and the audio
+# steps of each latent frame. Source: fudan-generative-vision/Hallo-Live.
+STREAMING_ROPE_SCALE = 0.2
+STREAMING_STEPS = 5
+
 
 @dataclass(frozen=True)
 class TowerConfig:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -28,11 +28,12 @@ from .family import IMAGE_MODEL, OviBase, OviConfig, OviLatent, read_unet_config
 from .latent import nested_methods
 from .latent.latents import stream_for
 from .load import checkpoint, lora_names
-from .load.state_dict import DIFFUSION_MODEL
+from .load.state_dict import DIFFUSION_MODEL, SHARDED
 from .load.weight_file import find_tensors
 from .log import log
 from .preview import live
 from .sample import nested_latents, windows
+from .train import core_trainer
 
 
 class Patch(NamedTuple):
@@ -127,6 +128,8 @@ def _read_ovi(original):
     def load_diffusion_model_state_dict(sd, *args, **kwargs):
         is_nested = any(isinstance(value, dict) for value in sd.values())
         tensors = find_tensors(sd) if is_nested else sd
+        if any(SHARDED in key for key in tensors):
+            tensors = {key.replace(SHARDED, ""): tensor for key, tensor in tensors.items()}
         names = [key for key in tensors if key.endswith(checkpoint.FUSION_KEY)]
         if not names:
             return original(sd, *args, **kwargs)
@@ -183,6 +186,47 @@ def _move_to_cpu(_none):
 
 def _add(method):
     return lambda _none: method
+
+
+def _patches_of_trainer() -> Iterator[Patch]:
+    """Yield the changes of core's 'Train LoRA', where there is one that a change knows."""
+    trainer = core_trainer.find_trainer()
+    node = getattr(trainer, "TrainLoraNode", None)
+    sampler = getattr(trainer, "TrainSampler", None)
+    newer = "would need to take joint latents"
+    takes = core_facts.NESTED_LATENTS and hasattr(trainer, "_prepare_latents_and_count")
+    if node is not None:
+        yield Patch(
+            node,
+            "execute",
+            partial(core_trainer.take_clips, is_ours=_is_ours, takes_nested=takes),
+            "It takes latents of one tensor.",
+            newer,
+        )
+    if takes and hasattr(sampler, "fwd_bwd"):
+        yield Patch(
+            sampler,
+            "fwd_bwd",
+            core_trainer.measure_clips,
+            "It gives every clip of a batch to every caption, and a sound's numbers are few.",
+            newer,
+        )
+        yield Patch(
+            trainer,
+            "_prepare_latents_and_count",
+            core_trainer.count_clips,
+            "It counts tensors.",
+            newer,
+        )
+        for name in ("_setup_lora_adapters", "_setup_lora_adapters_bypass"):
+            if hasattr(trainer, name):
+                yield Patch(
+                    trainer,
+                    name,
+                    partial(core_trainer.go_on, is_ours=_is_ours),
+                    "A LoRA that goes on begins without its biases and with another alpha.",
+                    "would need both",
+                )
 
 
 _GUIDER = comfy.samplers.CFGGuider
@@ -290,4 +334,5 @@ PATCHES = (
         "A part that only one stream has cannot be cut out of both; the error says so.",
         "would need the sentence",
     ),
+    *_patches_of_trainer(),
 )

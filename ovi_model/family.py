@@ -26,7 +26,7 @@ from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
 from .preview.live import middle_frame
-from .sample import other_nodes, windows
+from .sample import other_nodes, references, windows
 from .text import conds
 
 IMAGE_MODEL = "ovi"
@@ -79,10 +79,14 @@ class OviBase(comfy.model_base.BaseModel):
             out |= self._text_conds(**kwargs)
         if shapes is not None and len(shapes) > 1:
             out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
-            if noise is not None:
-                out["freqs_cis"] = conds.CONDTables(
-                    self.diffusion_model.prepare_rotations(shapes, noise.device)
-                )
+        given = references.reference_conds(self.latent_format, shapes, *_references_in(kwargs))
+        if given and kwargs.get("prompt_type") == "positive":
+            references.say_if_untrained(self.current_patcher)
+        out |= given
+        if "latent_shapes" in out and noise is not None:
+            places = references.places_of(out)
+            tables = self.diffusion_model.prepare_rotations(shapes, noise.device, *places)
+            out["freqs_cis"] = conds.CONDTables(tables)
         self.denoise_mask = kwargs.get("denoise_mask")
         self.clean_frames = clean_frames(self.denoise_mask, shapes)
         if self.clean_frames is not None:
@@ -129,9 +133,19 @@ class OviBase(comfy.model_base.BaseModel):
         )
 
     def process_timestep(
-        self, timestep: Tensor, x: Tensor, clean_frames: Tensor | None = None, **_unused
+        self,
+        timestep: Tensor,
+        x: Tensor,
+        clean_frames: Tensor | None = None,
+        finished_steps: int = 0,
+        latent_shapes=None,
+        **_unused,
     ):
-        """0 for frames that are clean, the same for all else."""
+        """0 for frames that are clean and for sound that is finished, the same for all else."""
+        if finished_steps:
+            by_step = timestep.unsqueeze(1).repeat(1, latent_shapes[1][2])
+            by_step[:, :finished_steps] = 0
+            return [timestep, by_step]
         if clean_frames is None:
             return timestep
         by_frame = timestep.unsqueeze(1) * (1 - clean_frames[:, 0, :, 0, 0].to(timestep.dtype))
@@ -157,7 +171,14 @@ class OviBase(comfy.model_base.BaseModel):
         given = core_facts.unpack_latents(latent_image, self.latent_shapes)[0]
         return comfy.utils.pack_latents([torch.where(clean, given, video), *rest])[0]
 
-    def memory_required(self, input_shape, *_args, **_unused) -> float:
+    def extra_conds_shapes(self, **kwargs) -> dict:
+        """Shapes of references, before there are conds of them."""
+        return references.shapes_of(*_references_in(kwargs))
+
+    def memory_required(self, input_shape, cond_shapes=None, **_unused) -> float:
+        if len(input_shape) == 3:
+            batch, channels, size = input_shape
+            input_shape = [batch, channels, size + references.size_of(cond_shapes)]
         model, core = self.diffusion_model, comfy.model_management
         attention = core.xformers_enabled() or core.pytorch_attention_flash_attention()
         fused = memory.Fused(attention, fused_ops.FUSED_RMS_NORM and core.is_nvidia())
@@ -181,7 +202,9 @@ class OviBase(comfy.model_base.BaseModel):
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, _x_in, device, *_args, **_unused
     ):
-        """Cut the clean frames as the window is cut; core cuts the rest."""
+        """Cut the clean frames as the window is cut, and no reference; core cuts the rest."""
+        if cond_key in (references.MODEL_IMAGES, references.MODEL_VOICES):
+            return cond_value
         if cond_key == "clean_frames":
             return cond_value._copy_with(window.get_tensor(cond_value.cond, device, dim=2))
         return None
@@ -199,6 +222,11 @@ class OviBase(comfy.model_base.BaseModel):
             return latent
         video, *rest = core_facts.unpack_latents(latent, self.latent_shapes)
         return comfy.utils.pack_latents([process(video), *rest])[0]
+
+
+def _references_in(options: dict) -> tuple:
+    """Return the pictures and the voices of a CONDITIONING's options, or None."""
+    return options.get(references.IMAGES), options.get(references.VOICES)
 
 
 class OviConfig(comfy.supported_models.WAN22_T2V):

@@ -30,6 +30,8 @@ NEWER_PAGE = ("Jobs API", "Failed to fetch queue", "core workflow templates")
 VIEWPORT = {"width": 1920, "height": 1080}
 # A machine that others use too can take many times as long as it needs alone.
 PATIENCE_MS = 300_000
+# Conditions are asked for at intervals, not at each frame drawn: a busy machine may draw none.
+POLLING_MS = 100
 # The page takes two presses with one time stamp for one.
 BETWEEN_CLICKS_MS = 20
 # Pixels from the double-click to the click that puts the node down: on its title, yet too far away
@@ -191,7 +193,7 @@ class ComfyPage:
         title = (x + PUT_DOWN[0], y + PUT_DOWN[1])
         self.page.mouse.move(*title, steps=2)
         self.page.mouse.click(*title)
-        self.page.wait_for_function(IS_PLACED, arg=before)
+        self.wait_until(IS_PLACED, before)
 
     def draw_nodes_with_vue(self, on: bool) -> None:
         """Switch what the page calls Nodes 2.0 on or off."""
@@ -233,7 +235,7 @@ class ComfyPage:
     def open_link(self, name: str) -> None:
         """Open the page anew, by a link to a template of this extension."""
         self._go_to(f"{self.url}/?template={name}&source={EXTENSION}")
-        self.page.wait_for_function(IS_OPEN, arg=name)
+        self.wait_until(IS_OPEN, name)
 
     def open_cards(self) -> Locator:
         """Open the template browser at this extension's cards; return its dialog."""
@@ -248,7 +250,7 @@ class ComfyPage:
         """Open a workflow of this extension from the template browser, on an empty canvas."""
         card = self.open_cards().get_by_test_id(f"template-workflow-{name}")
         card.click()
-        self.page.wait_for_function(IS_OPEN, arg=name)
+        self.wait_until(IS_OPEN, name)
         card.wait_for(state="hidden")
         self.page.evaluate(FIT_TO_VIEW)
 
@@ -260,7 +262,9 @@ class ComfyPage:
         """Wait for a video on the canvas, play a part of it, and return its seconds and the bytes
         that were decoded.
         """
-        self.page.wait_for_function(f"({MADE_VIDEO})?.readyState >= 1")
+        # Only nodes in view show what they made, and a page that is slow to open a workflow can put
+        # the view elsewhere once it has.
+        self._until(f"({MADE_VIDEO})?.readyState >= 1", lambda: self.page.evaluate(FIT_TO_VIEW))
         return self.page.evaluate(PLAY, PATIENCE_MS)
 
     def drop_file(self, url: str, name: str) -> None:
@@ -271,9 +275,13 @@ class ComfyPage:
         """Write a picture of the page."""
         self.page.screenshot(path=str(path))
 
+    def wait_until(self, condition: str, arg: object = None, patience: float = PATIENCE_MS) -> None:
+        """Wait until a condition of the page, in its own language, holds; patience: in ms."""
+        self.page.wait_for_function(condition, arg=arg, polling=POLLING_MS, timeout=patience)
+
     def _go_to(self, url: str) -> None:
         self.page.goto(url, wait_until="domcontentloaded")
-        self.page.wait_for_function(IS_READY)
+        self.wait_until(IS_READY)
         # The page restores its last workflow after it says it is ready.
         self.page.wait_for_timeout(500)
 
@@ -284,7 +292,7 @@ class ComfyPage:
         for patience in ATTEMPTS_MS:
             gesture()
             with suppress(PlaywrightTimeout):
-                self.page.wait_for_function(condition, arg=arg, timeout=patience)
+                self.wait_until(condition, arg, patience)
                 return
         raise AssertionError(
             f"after {len(ATTEMPTS_MS)} attempts the page does not have {condition} with {arg}"

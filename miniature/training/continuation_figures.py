@@ -1,13 +1,14 @@
 """Has the miniature carry clips on and join them, and judges the joins.
 
 Usage: python miniature/training/continuation_figures.py --comfyui PATH [--joins 48] [--chains 3]
-[--in-a-row 20] [--steps 20] [--last-frame] [--out FILE]
+[--in-a-row 20] [--steps 20] [--last-frame] [--seed 1000] [--out FILE]
 
 Run it with ComfyUI's python. Every clip is the miniature's, of scenes that training never saw;
-seeds are 1000 and up. Half of the joins cut the film in the middle of a note, half in the silence
-between two. Then chains: one clip and so many joins after it. Prints Markdown tables with
-Wilson intervals (95 %) and the resident memory. --last-frame starts the next clip from the film's
-last frame alone, as image-to-video does, for comparison. --out writes every join as JSON.
+seeds are 1000 and up, or those after --seed. Half of the joins cut the film in the middle of a
+note, half in the silence between two. Then chains: one clip and so many joins after it. Prints
+Markdown tables with Wilson intervals (95 %) and the resident memory. --last-frame starts the next
+clip from the film's last frame alone, as image-to-video does, for comparison. --out writes every
+join as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import math
 import resource
 import statistics
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 import_extension()
 from comfyui_ovi.miniature.training import generate, world  # noqa: E402
+from comfyui_ovi.miniature.training.batches import BATCH, Ask, make_clips  # noqa: E402
 from comfyui_ovi.miniature.training.figures import wilson  # noqa: E402
 from comfyui_ovi.miniature.training.judge import (  # noqa: E402
     IN_SYNC,
@@ -44,7 +45,8 @@ from comfyui_ovi.miniature.training.judge import (  # noqa: E402
 from comfyui_ovi.ovi_model.latent.overlap import HELD_FRAMES, heard_until, sample_at  # noqa: E402
 from comfyui_ovi.ovi_model.save.join import FADE  # noqa: E402
 
-FIRST_SEED, NEXT_SEED = 1000, 2000  # of the clips before a join, and after it
+FIRST_SEED = 1000  # of the clips before a join
+NEXT = 1000  # by which the seeds of clips after it are higher
 # Where the film is cut: so many frames after an event begins. The shortest note lasts three frames,
 # the longest six, and events are seven or more apart.
 IN_NOTE = "in a note"
@@ -96,31 +98,33 @@ def run(node, **inputs) -> tuple:
     return node.execute(**inputs).result
 
 
-def carry_on(parts, film: Film, caption: str, seed: int, options) -> tuple[Film, Film]:
-    """Return a new clip after a film, and both joined."""
-    nodes = generate.import_nodes()
-    guidance = generate.Guidance(steps=options.steps)
-    given = {"images": film.frames, "audio": audio(film.sound)}
+def start(parts, film: Film, options) -> dict:
+    """Return the latent of a new clip after a film."""
     if options.last_frame:
-        latent = generate.empty(parts, film.frames[-1])
-    else:
-        vaes = {"vae": parts.vae, "audio_vae": parts.audio_vae}
-        (latent,) = run(nodes.OviContinue, **given, **vaes, seconds=1.0)
-    frames, sound = generate.make_clip(parts, caption, seed, guidance, latent)
-    new = replace(film, frames=frames, sound=sound)
+        return generate.empty(parts, film.frames[-1])
+    given = {"images": film.frames, "audio": audio(film.sound)}
+    vaes = {"vae": parts.vae, "audio_vae": parts.audio_vae}
+    return run(generate.import_nodes().OviContinue, **given, **vaes, seconds=1.0)[0]
+
+
+def join(film: Film, frames: Tensor, sound: Tensor, options) -> Film:
+    """Return a film with a new clip after it."""
     if options.last_frame:
         whole = torch.cat([film.frames, frames[1:]])
         heard = torch.cat([film.sound, sound])[: sample_at(len(whole), world.SAMPLE_RATE)]
-        return new, replace(film, frames=whole, sound=heard)
-    images, joined = run(
-        nodes.OviJoin, **given, new_images=frames, new_audio=audio(sound), frames=options.frames
-    )
-    return new, replace(film, frames=images, sound=joined["waveform"][0, 0])
+        return replace(film, frames=whole, sound=heard)
+    given = {"images": film.frames, "audio": audio(film.sound)}
+    new = {"new_images": frames, "new_audio": audio(sound), "frames": options.frames}
+    images, joined = run(generate.import_nodes().OviJoin, **given, **new)
+    return replace(film, frames=images, sound=joined["waveform"][0, 0])
 
 
-def first_clip(parts, scene: world.Scene, seed: int, options) -> Film:
-    guidance = generate.Guidance(steps=options.steps)
-    return Film(scene, *generate.make_clip(parts, scene.caption(), seed, guidance))
+def first_clips(parts, asked: list[tuple[world.Scene, int]], options) -> list[Film]:
+    """Return a film of each scene and seed."""
+    guidance, empty = generate.Guidance(steps=options.steps), generate.empty(parts)
+    asks = [Ask(scene.caption(), seed, empty) for scene, seed in asked]
+    made = make_clips(parts, asks, guidance)
+    return [Film(scene, *clip) for (scene, _), clip in zip(asked, made, strict=True)]
 
 
 def cut(film: Film, frames: int) -> Film:
@@ -238,31 +242,44 @@ def decibels(level: float, than: float) -> float:
     return 20 * math.log10(max(level, 1e-5) / max(than, 1e-5))
 
 
-def make_films(parts, options) -> Iterator[tuple[str, Film, Film]]:
-    """Yield where a film is cut, the film, and what it was before; both kinds in turn. Scenes whose
-    only event is too early for a cut are passed over.
+def make_films(parts, options) -> list[tuple[str, Film, Film]]:
+    """Return where each film is cut, the film, and what it was before; both kinds in turn. Scenes
+    whose only event is too early for a cut are passed over.
     """
     scenes = [scene for scene in world.HELD_OUT_SCENES if scene.count > 1]
-    indices = {kind: itertools.count() for kind in CUTS}
-    for kind in itertools.islice(itertools.cycle(CUTS), options.joins):
-        for index in indices[kind]:
-            scene = scenes[index % len(scenes)]
-            uncut = first_clip(parts, scene, FIRST_SEED + index, options)
-            film = cut_after_event(uncut, CUTS[kind])
-            if film:
-                yield kind, film, uncut
-                break
+    found: dict[str, list] = {kind: [] for kind in CUTS}
+    each = -(-options.joins // len(CUTS))
+    for first in itertools.count(step=BATCH):
+        if min(map(len, found.values())) >= each:
+            break
+        numbers = range(first, first + BATCH)
+        asked = [(scenes[index % len(scenes)], options.seed + index) for index in numbers]
+        for uncut in first_clips(parts, asked, options):
+            for kind, after in CUTS.items():
+                film = cut_after_event(uncut, after)
+                if film and len(found[kind]) < each:
+                    found[kind].append((kind, film, uncut))
+    in_turn = zip(*found.values(), strict=True)
+    return list(itertools.chain.from_iterable(in_turn))[: options.joins]
 
 
 def make_joins(parts, options) -> list[Join]:
     """Return joins of both kinds in turn."""
+    films = make_films(parts, options)
+    captions = [
+        next_caption(film, 1 + number // 2 % 2) for number, (_, film, _) in enumerate(films)
+    ]
+    seed = options.seed + NEXT
+    asks = (
+        Ask(caption, seed + number, start(parts, film, options))
+        for number, ((_, film, _), (caption, _)) in enumerate(zip(films, captions, strict=True))
+    )
+    made = make_clips(parts, asks, generate.Guidance(steps=options.steps))
     joins = []
-    for number, (kind, film, uncut) in enumerate(make_films(parts, options)):
-        caption, asked = next_caption(film, 1 + number // 2 % 2)
-        _, joined = carry_on(parts, film, caption, NEXT_SEED + number, options)
+    for (kind, film, uncut), (caption, asked), clip in zip(films, captions, made, strict=True):
+        joined = join(film, *clip, options)
         joins.append(look(film, joined, uncut, kind=kind, caption=caption, asked=asked))
-        print(f"{number + 1}/{options.joins} {joins[-1]}", file=sys.stderr, flush=True)
-        write(options.out, joins)
+    write(options.out, joins)
     return joins
 
 
@@ -273,13 +290,16 @@ def make_chain(parts, number: int, options) -> tuple[list[Join], dict]:
     # No ball: once at rest it bounces no more, in the world that the miniature knows.
     scenes = [s for s in world.HELD_OUT_SCENES if s.count == 2 and s.thing != "ball"]
     scene = scenes[number * (len(scenes) // 2 + 1) % len(scenes)]
-    film = first_clip(parts, scene, FIRST_SEED + number, options)
+    (film,) = first_clips(parts, [(scene, options.seed + number)], options)
     walls, joins = [_wall(film.frames)], []
     for shot in range(options.in_a_row):
         caption, asked = next_caption(film, 2)
-        new, joined = carry_on(parts, film, caption, NEXT_SEED + 100 * number + shot, options)
+        seed = options.seed + NEXT + 100 * number + shot
+        ask = Ask(caption, seed, start(parts, film, options))
+        ((frames, sound),) = make_clips(parts, [ask], generate.Guidance(steps=options.steps))
+        joined = join(film, frames, sound, options)
         joins.append(look(film, joined, None, kind=scene.thing, caption=caption, asked=asked))
-        walls.append(_wall(new.frames[HELD_FRAMES:]))
+        walls.append(_wall(frames[HELD_FRAMES:]))
         film = joined
         print(f"chain {number + 1}, join {shot + 1}: {joins[-1]}", file=sys.stderr, flush=True)
         write(options.out, joins)
@@ -379,6 +399,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--chains", type=int, default=3)
     parser.add_argument("--in-a-row", type=int, default=20, help="joins of a chain")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first clip")
     parser.add_argument("--frames", choices=("on disk", "in memory"), default="on disk")
     parser.add_argument("--last-frame", action="store_true", help="hold the last frame alone")
     parser.add_argument("--out", type=Path, help="file for every join, as JSON")

@@ -1,7 +1,7 @@
 """Has a miniature keep pictures and recordings of the world's clips, and counts how well it does.
 
-Usage: python miniature/training/held_figures.py --comfyui PATH [--clips 48]
-[--only last middle sound span]
+Usage: python miniature/training/held_figures.py --comfyui PATH [--clips 64]
+[--seed 1000] [--only last middle sound span]
 
 Run it with ComfyUI's python. Prints a table with Wilson's intervals of 95 %.
 
@@ -14,6 +14,7 @@ sound, span: a recording held whole, or from 0.5 s on. Judged by what is seen at
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Iterator
@@ -28,20 +29,31 @@ from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 import_extension()
 from comfyui_ovi.miniature.training import generate, world  # noqa: E402
+from comfyui_ovi.miniature.training.batches import Ask, make_clips  # noqa: E402
 from comfyui_ovi.miniature.training.evaluate import FIRST_SEED, STRIDE  # noqa: E402
 from comfyui_ovi.miniature.training.figures import carried_on, wilson  # noqa: E402
-from comfyui_ovi.miniature.training.judge import IN_SYNC, judge  # noqa: E402
+from comfyui_ovi.miniature.training.judge import IN_SYNC, Verdict, judge  # noqa: E402
 
 PLACES = {"last": world.FRAMES - 1, "middle": world.FRAMES // 2}
+NOISE_SEED = 1000
 KEYFRAMES = ("clean", "renoised")
 SPAN = 0.5  # seconds, where the sound that is held begins
 
 
-def asked(clips: int) -> Iterator[tuple[int, world.Scene, world.Clip]]:
-    """Yield seeds, held-out scenes and clips of the world."""
-    for index in range(clips):
-        scene = world.HELD_OUT_SCENES[STRIDE * index % len(world.HELD_OUT_SCENES)]
-        yield index, scene, world.film(scene, FIRST_SEED + index)
+def asked(clips: int) -> list[world.Clip]:
+    """Return clips of the world, of held-out scenes."""
+    scenes = world.HELD_OUT_SCENES
+    return [
+        world.film(scenes[STRIDE * index % len(scenes)], FIRST_SEED + index)
+        for index in range(clips)
+    ]
+
+
+def make(parts, clips: list[world.Clip], seed: int, hold, held: str) -> Iterator[Verdict]:
+    """Make a clip of the scene of each of the world's, with what is held of that; judge them."""
+    asks = (Ask(clip.scene.caption(), seed + i, hold(clip)) for i, clip in enumerate(clips))
+    made = make_clips(parts, asks, generate.Guidance(), held)
+    return (judge(*its, clip.scene) for its, clip in zip(made, clips, strict=True))
 
 
 def hold_picture(parts, clip: world.Clip, place: int, keyframe: str) -> dict:
@@ -60,34 +72,29 @@ def hold_sound(parts, clip: world.Clip, start: float) -> dict:
     return node.execute(generate.empty(parts), parts.audio_vae, audio, start, 0.0).result[0]
 
 
-def count_pictures(parts, clips: int, name: str, keyframe: str) -> tuple[int, int]:
+def count_pictures(parts, options, name: str, keyframe: str) -> tuple[int, int]:
     """Return how many clips keep the colour and place of the picture given, and of how many."""
-    place, kept = PLACES[name], 0
-    for seed, scene, clip in asked(clips):
-        latent = hold_picture(parts, clip, place, keyframe)
-        made = generate.make_clip(
-            parts, scene.caption(), seed, generate.Guidance(), latent, held="decoded"
-        )
-        kept += all(carried_on(judge(*made, scene), clip.frames[place]))
-    return kept, clips
+    clips, place = asked(options.clips), PLACES[name]
+    hold = functools.partial(hold_picture, parts, place=place, keyframe=keyframe)
+    verdicts = make(parts, clips, options.seed, hold, "decoded")
+    kept = [
+        all(carried_on(verdict, clip.frames[place]))
+        for verdict, clip in zip(verdicts, clips, strict=True)
+    ]
+    return sum(kept), len(kept)
 
 
-def count_sounds(parts, clips: int, start: float) -> tuple[int, int]:
+def count_sounds(parts, options, start: float) -> tuple[int, int]:
     """Return how many sounds held are seen within a frame, and how many there are."""
-    hits = sounds = 0
-    for seed, scene, clip in asked(clips):
-        latent = hold_sound(parts, clip, start)
-        verdict = judge(
-            *generate.make_clip(parts, scene.caption(), seed, generate.Guidance(), latent), scene
-        )
-        errors = [
-            error
-            for heard, error in zip(verdict.heard, verdict.errors, strict=True)
-            if heard >= start
-        ]
-        hits += sum(error <= IN_SYNC for error in errors)
-        sounds += len(errors)
-    return hits, sounds
+    hold = functools.partial(hold_sound, parts, start=start)
+    verdicts = make(parts, asked(options.clips), options.seed, hold, "as given")
+    errors = [
+        error
+        for verdict in verdicts
+        for heard, error in zip(verdict.heard, verdict.errors, strict=True)
+        if heard >= start
+    ]
+    return sum(error <= IN_SYNC for error in errors), len(errors)
 
 
 def _row(what: str, hits: int, trials: int) -> str:
@@ -101,7 +108,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     parser.add_argument("--files", type=Path, default=REPOSITORY / "miniature")
-    parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=NOISE_SEED, help="of the first clip's noise")
     kinds = (*PLACES, "sound", "span")
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
     options = parser.parse_args()
@@ -111,11 +119,11 @@ def main() -> None:
         for name in options.only:
             if name in PLACES:
                 for keyframe in KEYFRAMES:
-                    counted = count_pictures(parts, options.clips, name, keyframe)
+                    counted = count_pictures(parts, options, name, keyframe)
                     print(_row(f"{name} frame, {keyframe}", *counted))
             else:
                 start = SPAN if name == "span" else 0.0
-                print(_row(f"sound from {start:g} s", *count_sounds(parts, options.clips, start)))
+                print(_row(f"sound from {start:g} s", *count_sounds(parts, options, start)))
             sys.stdout.flush()
 
 

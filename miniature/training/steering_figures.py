@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / "tools"))
@@ -28,7 +27,7 @@ sys.path.append(str(REPOSITORY / "tools"))
 from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 import_extension()
-from comfyui_ovi.miniature.training import figures, generate, world  # noqa: E402
+from comfyui_ovi.miniature.training import batches, figures, generate, world  # noqa: E402
 from comfyui_ovi.miniature.training.evaluate import FIRST_SEED, STRIDE  # noqa: E402
 from comfyui_ovi.miniature.training.judge import IN_SYNC, Verdict, judge  # noqa: E402
 
@@ -87,15 +86,11 @@ def make(parts: generate.Parts, asked: list[Asked], way: Way, options) -> Iterat
     from comfyui_ovi.ovi_model.latent.geometry import video_samples
 
     nodes = generate.import_nodes()
-    latents = [its.latent for its in asked]
-    latent, mask = (_joined([given[key] for given in latents]) for key in ("samples", "noise_mask"))
-    noises = [
-        comfy.sample.prepare_noise(given["samples"], its.seed)
-        for given, its in zip(latents, asked, strict=True)
-    ]
-    noise = _joined(noises)
-    prompts = [_encode(nodes, parts, its.caption) for its in asked]
-    positive, negative = (_batch([prompt[side] for prompt in prompts]) for side in (0, 1))
+    latent, mask = (
+        batches.joined([its.latent[key] for its in asked]) for key in ("samples", "noise_mask")
+    )
+    noise = batches.noise_of(asked)
+    positive, negative = batches.encode_captions(parts, [its.caption for its in asked])
     (model,) = nodes.OviGuidance.execute(parts.model, AUDIO_CFG, -1, 0.0, 1.0).args
     (model,) = nodes.OviSteer.execute(model, way.strength, options.until, way.steered).args
     settings = {"noise_mask": mask, "disable_pbar": True, "seed": asked[0].seed}
@@ -122,42 +117,6 @@ def make(parts: generate.Parts, asked: list[Asked], way: Way, options) -> Iterat
     for index, its in enumerate(asked):
         waveform = decode_16k(parts.audio_vae, sounds[index : index + 1])[0, 0]
         yield judge(its.clip.frames, waveform[: video_samples(world.FRAMES)].float(), its.scene)
-
-
-def _joined(nested: list):
-    """Join nested latents, or masks of them, along their batches."""
-    return type(nested[0])(
-        [torch.cat(streams) for streams in zip(*(one.unbind() for one in nested), strict=True)]
-    )
-
-
-def _encode(nodes, parts: generate.Parts, caption: str) -> tuple[list, list]:
-    negatives = {
-        name: generate._default(nodes.OviTextEncode, name)
-        for name in ("video_negative", "audio_negative")
-    }
-    return nodes.OviTextEncode.execute(
-        clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives
-    ).args
-
-
-def _batch(conditionings: list[list]) -> list:
-    """Join conditionings of one entry to one of many prompts; zeros fill up the shorter ones."""
-    texts = [entry[0] for (entry,) in conditionings]
-    options = [entry[1] for (entry,) in conditionings]
-    joined = (
-        {**options[0], "audio_context": _stack([its["audio_context"] for its in options])}
-        if ("audio_context" in options[0])
-        else options[0]
-    )
-    return [[_stack(texts), joined]]
-
-
-def _stack(texts: list[Tensor]) -> Tensor:
-    longest = max(text.shape[1] for text in texts)
-    return torch.cat(
-        [torch.nn.functional.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts]
-    )
 
 
 def is_right(verdict: Verdict) -> bool:

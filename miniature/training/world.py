@@ -104,11 +104,17 @@ TRAINING_SCENES = [scene for scene in every_scene() if not is_held_out(scene)]
 HELD_OUT_SCENES = [scene for scene in every_scene() if is_held_out(scene)]
 
 
-def film(scene: Scene, seed: int, grid: float | None = None) -> Clip:
+def film(
+    scene: Scene,
+    seed: int,
+    grid: float | None = None,
+    colour: tuple[float, float, float] | None = None,
+) -> Clip:
     """Return the clip of a scene that belongs to a seed.
 
     grid: in Hz; if given, every pitch is exactly the multiple of it that is nearest to the scene's,
     and all waves are in step with the beginning of the clip, whenever they are heard.
+    colour: of a scene whose colour the world does not have.
     """
     chance = random.Random(f"{scene} {seed}")
     events = [chance.randint(*FIRST_EVENT)]
@@ -117,7 +123,7 @@ def film(scene: Scene, seed: int, grid: float | None = None) -> Clip:
     )
     size = chance.uniform(0.0, 1.0)
     draw = {"ball": _draw_ball, "lamp": _draw_lamp, "face": _draw_face}[scene.thing]
-    frames, place = draw(COLOURS[scene.colour], events, size, chance)
+    frames, place = draw(colour or COLOURS[scene.colour], events, size, chance)
     sound = torch.zeros(SAMPLES)
     note = {"ball": _knock, "lamp": _beep, "face": _syllable}[scene.thing]
     for event in events:

@@ -101,7 +101,7 @@ def _add(
     """Return a copy of a MODEL with each group of patches at its strength, and that in words."""
     model = model.clone()
     groups = {
-        group: {key: patches[key] for key in patches if _group_of(key) == group} for group in GROUPS
+        group: {key: patches[key] for key in patches if group_of(key) == group} for group in GROUPS
     }
     for group, own in groups.items():
         if strengths[group] != 0:
@@ -232,7 +232,7 @@ def _parts_of(
     return {name: part for name, part in state_dict.items() if name.startswith(stems)}
 
 
-def _group_of(key: str) -> str:
+def group_of(key: str) -> str:
     """Where a weight belongs: layers that read the other tower are a group of their own, in both
     towers.
     """

@@ -12,12 +12,15 @@ StateDict = dict[str, Tensor]
 
 # What core calls the network among the weights of a model.
 DIFFUSION_MODEL = "diffusion_model."
+# What PyTorch's sharded training puts before the names of each part it shards.
+SHARDED = "_fsdp_wrapped_module."
 
 
 def without_prefix(name: str) -> str:
-    """Leave out what parallel training puts before a tensor's name, and what ComfyUI and others
+    """Leave out what parallel training puts into a tensor's name, and what ComfyUI and others
     save with.
     """
+    name = name.replace(SHARDED, "")
     return name.removeprefix("module.").removeprefix("model.").removeprefix(DIFFUSION_MODEL)
 
 

@@ -19,8 +19,8 @@ SAFETENSORS = (".safetensors", ".sft")
 ZIP = b"PK\x03\x04"
 
 # What training and repackaging wrap weights in: Ovi's own checkpoints {"module": ...} or {"app":
-# {"model": ...}}.
-WRAPPERS = ("module", "app", "model", "state_dict", "generator")
+# {"model": ...}}, Hallo-Live's {"generator_ema": ...}, the mean of the weights beside them.
+WRAPPERS = ("module", "app", "model", "state_dict", "generator_ema", "generator")
 
 # What PyTorch has tensors of, but cannot compute with: more dimensions, and two numbers to a byte.
 MAX_DIMENSIONS = 64

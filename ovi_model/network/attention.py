@@ -14,7 +14,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
 from ..config import TowerConfig
-from . import patches
+from . import past, patches
 from .fused_ops import apply_rope, rms_norm
 from .precision import norm_factory
 from .shared_input import SharedInput
@@ -45,6 +45,7 @@ class SelfAttention(nn.Module):
             read, query, key = self.v(x), None, None
         else:
             query, key, value = self.project(x, freqs)
+            key, value = past.extend(past.SELF, key, value, transformer_options)
             del x
             read = self._attend(query, key, value, transformer_options)
             del value
@@ -100,10 +101,10 @@ class FusionCrossAttention(nn.Module):
         read = self._read_text(query, text, transformer_options)
         if other is not None:
             query = apply_rope(query, freqs_cis, self.num_heads)
-            from_other = attend(
-                query, *self.project_other(*other), self.num_heads, transformer_options
-            )
-            del query
+            key, value = self.project_other(*other)
+            key, value = past.extend(past.OTHER, key, value, transformer_options)
+            from_other = attend(query, key, value, self.num_heads, transformer_options)
+            del query, key, value
             read = read + from_other
             del from_other
         return self.o(patches.change_output("attn2", read, self, transformer_options))

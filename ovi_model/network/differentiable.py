@@ -8,7 +8,7 @@ weights that core moves or casts into a buffer which the next layer uses again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -27,22 +27,32 @@ from ..core_facts import module_of
 ENTRIES = ("forward", "forward_comfy_cast_weights")
 
 
+# What is added to the output of a layer, by its input.
+Additions = Mapping[nn.Module, Callable[[Tensor], Tensor]]
+
+
 @contextmanager
-def differentiable(network) -> Iterator[None]:
+def differentiable(
+    network, additions: Additions | None = None, recompute: bool = True
+) -> Iterator[None]:
     """Run a network so that a gradient reaches its latents; its weights get none.
 
-    network: an OviModel. Each pair of blocks is computed again in the backward pass, so that one
-    pair's intermediate results are held at a time.
+    network: an OviModel. additions: what a training adds to layers, whose own weights do get one.
+    recompute: each pair of blocks is computed again in the backward pass, so that one pair's
+    intermediate results are held at a time.
     """
+    additions = additions or {}
     changed = [module for module in network.modules() if _has_weights(module)]
     kept = [(module, {name: vars(module).get(name) for name in ENTRIES}) for module in changed]
-    kept += [(block, {"forward": vars(block).get("forward")}) for block in network.blocks]
+    blocks = network.blocks if recompute else ()
+    kept += [(block, {"forward": vars(block).get("forward")}) for block in blocks]
     try:
         for layer in changed:
             for name in ENTRIES:
                 if hasattr(layer, name):
-                    setattr(layer, name, partial(_run_layer, layer, getattr(layer, name)))
-        for block in network.blocks:
+                    run = partial(_run_layer, layer, additions.get(layer), getattr(layer, name))
+                    setattr(layer, name, run)
+        for block in blocks:
             block.forward = partial(_run_again, block.forward)
         yield
     finally:
@@ -72,10 +82,17 @@ def _run_again(forward: Callable, hidden, inputs, transformer_options: dict, *pa
     )
 
 
-def _run_layer(layer: nn.Module, forward: Callable, x: Tensor, *args, **kwargs) -> Tensor:
+def _run_layer(
+    layer: nn.Module, addition: Callable | None, forward: Callable, x: Tensor, *args, **kwargs
+) -> Tensor:
     """Run one of core's layers, as a function whose gradient autograd knows."""
     if torch.is_inference_mode_enabled():  # called by the layer itself
         return forward(x, *args, **kwargs)
+    made = _run_alone(layer, forward, x)
+    return made if addition is None else made + addition(x)
+
+
+def _run_alone(layer: nn.Module, forward: Callable, x: Tensor) -> Tensor:
     if not x.requires_grad:
         return _without_graph(forward, x)
     if hasattr(layer, "normalized_shape"):

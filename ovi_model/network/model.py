@@ -20,6 +20,7 @@ from ..config import AudioTowerConfig, VideoTowerConfig
 from ..core_facts import folder_of, unpack_latents
 from ..log import log
 from .lock_step import run_blocks
+from .references import Clock, find_references, reference_clock
 from .rope import video_freqs_cis
 from .towers import AudioTower, Grid, Stream, Tower
 
@@ -70,7 +71,8 @@ class OviModel(Tower):
         context: prompt for the video tower [B, T, text_dim].
         audio_context: prompt for the audio tower, else the same.
         kwargs: `is_embedded` with what `preprocess_text_embeds` returned, `freqs_cis` from
-        `prepare_rotations`.
+        `prepare_rotations`; `reference_images` [B, 48, n, H, W], `reference_voices` [B, 20, M] and
+        the `voice_steps` of each, at the times of a `clock`.
         """
         alone = torch.is_tensor(x)
         transformer_options = {} if transformer_options is None else transformer_options
@@ -101,13 +103,23 @@ class OviModel(Tower):
         *,
         is_embedded=False,
         freqs_cis=None,
+        reference_images=None,
+        reference_voices=None,
+        voice_steps=(),
+        clock=None,
         **_unused,
     ) -> Tensor:
         latents = unpack_latents(packed, shapes)
+        references = find_references(
+            latents, reference_images, reference_voices, voice_steps, clock
+        )
         towers = [self.audio_model if latent.ndim == 3 else self for latent in latents]
         times = timestep if isinstance(timestep, list | tuple) else [timestep] * len(latents)
         if transformer_options.get(WHOLE_TIMESTEPS):
             times = [time.floor() for time in times]
+        if references is not None:
+            latents, times = references.append(latents, times)
+            clock = references.clock
         texts = [
             audio_context if tower is not self and audio_context is not None else context
             for tower in towers
@@ -117,8 +129,12 @@ class OviModel(Tower):
         # Tables made before the run know nothing of positions that are moved in it.
         moved = transformer_options.get("rope_options") or transformer_options.get("context_window")
         tables = freqs_cis if freqs_cis and not moved else [None] * len(latents)
-        streams = list(map(Stream, towers, latents, times, texts, tables))
-        return comfy.utils.pack_latents(self.forward_orig(streams, transformer_options))[0]
+        clocks = [clock] * len(latents)
+        streams = list(map(Stream, towers, latents, times, texts, tables, clocks))
+        velocities = self.forward_orig(streams, transformer_options)
+        if references is not None:
+            velocities = references.drop(velocities)
+        return comfy.utils.pack_latents(velocities)[0]
 
     def forward_orig(self, streams: list[Stream], transformer_options: dict) -> list[Tensor]:
         """Return the velocity of every stream; core's name for what wrappers of a model wrap."""
@@ -148,15 +164,28 @@ class OviModel(Tower):
         """
         return self.embed_text(context), self.audio_model.embed_text(audio_context)
 
-    def prepare_rotations(self, shapes: list[torch.Size], device) -> tuple[Tensor, Tensor]:
-        """Return `freqs_cis` of both towers for latents of these shapes, once for a run."""
-        (_, _, *video), (_, _, steps) = shapes
+    def prepare_rotations(
+        self,
+        shapes: list[torch.Size],
+        device,
+        images: int = 0,
+        voices: tuple[int, ...] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """Return `freqs_cis` of both towers for latents of these shapes, once for a run.
+
+        images, voices: how many reference images follow, and the steps of each reference voice.
+        """
+        (_, _, frames, *video), (_, _, steps) = shapes
+        clock = None
+        if images or voices:
+            clock = reference_clock(frames, steps, images, voices)
+        sizes = (frames + images, *video)
         grid = tuple(
-            -(-size // side) for size, side in zip(video, self.config.patch_size, strict=True)
+            -(-size // side) for size, side in zip(sizes, self.config.patch_size, strict=True)
         )
         return (
-            self.make_rotations(grid, device, {}),
-            self.audio_model.make_rotations((steps, 1, 1), device, {}),
+            self.make_rotations(grid, device, {}, clock),
+            self.audio_model.make_rotations((steps + sum(voices), 1, 1), device, {}, clock),
         )
 
     def embed_latent(self, video: Tensor) -> tuple[Tensor, Grid]:
@@ -165,10 +194,12 @@ class OviModel(Tower):
         patches = self.patch_embedding(padded)
         return rearrange(patches, "b d f h w -> b (f h w) d").contiguous(), tuple(patches.shape[2:])
 
-    def make_rotations(self, grid: Grid, device, transformer_options: dict) -> Tensor:
+    def make_rotations(
+        self, grid: Grid, device, transformer_options: dict, clock: Clock | None = None
+    ) -> Tensor:
         """Return [1, L, 1, d / 2, 2, 2]."""
         options = transformer_options.get("rope_options")
-        return video_freqs_cis(*grid, self.config.head_dim, device, options)
+        return video_freqs_cis(*grid, self.config.head_dim, device, options, clock)
 
     def unembed(self, hidden: Tensor, time: Tensor, shape: torch.Size) -> Tensor:
         """Hidden state [B, L, D] and the head's time -> velocity of a shape [B, 48, F, H, W]."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core_facts import node_of
+from . import past
 
 # Core's names of a U-Net's middle, which stands here for the middle block: nodes for any model use
 # it.
@@ -31,8 +32,8 @@ def find(name: str, transformer_options: dict) -> list[Callable]:
 
 
 def with_tower(transformer_options: dict, tower: str, grid: tuple[int, int, int]) -> dict:
-    """Tell patches whose block calls them; without patches nobody asks."""
-    if "patches" not in transformer_options and "patches_replace" not in transformer_options:
+    """Tell patches, and the past, whose block calls them; without either nobody asks."""
+    if not {"patches", "patches_replace", past.KEY} & transformer_options.keys():
         return transformer_options
     return {**transformer_options, "tower": tower, "grid_sizes": grid}
 

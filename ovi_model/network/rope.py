@@ -13,6 +13,7 @@ from comfy.ldm.flux.math import rope
 from torch import Tensor
 
 from ..config import AUDIO_ROPE_SCALE, AUDIO_STEPS_PER_INTERVAL, ROPE_THETA
+from .references import Clock
 
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
@@ -22,16 +23,25 @@ def axis_dims(head_dim: int) -> tuple[int, int, int]:
 
 
 def video_freqs_cis(
-    frames: int, height: int, width: int, head_dim: int, device, options: dict | None = None
+    frames: int,
+    height: int,
+    width: int,
+    head_dim: int,
+    device,
+    options: dict | None = None,
+    clock: Clock | None = None,
 ) -> Tensor:
     """Return [1, frames * height * width, 1, head_dim / 2, 2, 2]; all three count patches.
 
-    options: core's `rope_options`, a scale and a shift of positions for t, y and x.
+    options: core's `rope_options`, a scale and a shift of positions for t, y and x. clock: of
+    references among the frames.
     """
     grid = (frames, height, width)
     by_axis = []
     for axis, (name, length, dim) in enumerate(zip("tyx", grid, axis_dims(head_dim), strict=True)):
         positions = torch.arange(length, device=device)
+        if name == "t" and clock is not None:
+            positions = clock.frame_times(length, device)
         freqs_cis = _freqs_cis(_placed(positions, name, options), dim)
         shape = [1, 1, 1, dim // 2, 2, 2]
         shape[axis] = length
@@ -41,15 +51,22 @@ def video_freqs_cis(
 
 
 def audio_freqs_cis(
-    steps: int, head_dim: int, device, start: float = 0.0, options: dict | None = None
+    steps: int,
+    head_dim: int,
+    device,
+    start: float = 0.0,
+    options: dict | None = None,
+    clock: Clock | None = None,
 ) -> Tensor:
     """Return [1, steps, 1, head_dim / 2, 2, 2]: only the channels of time turn.
 
     start: position of the first step, in audio steps. options: as for the video, of which time
-    holds here too, so that both towers stay on one clock.
+    holds here too, so that both towers stay on one clock. clock: of references among the steps,
+    else Ovi's own.
     """
     dim = axis_dims(head_dim)[0]
-    positions = (torch.arange(steps, device=device) + start) * AUDIO_ROPE_SCALE
+    clock = Clock(AUDIO_ROPE_SCALE) if clock is None else clock
+    positions = clock.step_times(steps, start, device) * clock.audio_scale
     positions = _placed(positions, "t", options)
     still = torch.eye(2, device=device).expand(steps, (head_dim - dim) // 2, 2, 2)
     freqs_cis = torch.cat([_freqs_cis(positions, dim), still], dim=1)

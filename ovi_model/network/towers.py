@@ -14,6 +14,7 @@ from ..config import ROPE_THETA, AudioTowerConfig, TowerConfig
 from .blocks import Block, Head, TowerInputs
 from .fused_ops import PRECISE_DEVICES
 from .precision import precisely
+from .references import Clock
 from .rope import audio_freqs_cis, window_offset
 
 # Tokens along time, height and width.
@@ -28,6 +29,7 @@ class Stream(NamedTuple):
     timestep: Tensor  # [B], or [B, T] for each latent frame or audio step; 0 to 1000
     text: Tensor  # [B, T, D], embedded, the last row for all after it
     freqs_cis: Tensor | None  # of all tokens, if made before
+    clock: Clock | None = None  # of references, if there are any
 
 
 class Embedded(NamedTuple):
@@ -69,7 +71,7 @@ class Tower(nn.Module):
         head_time, time = self.embed_time(stream.timestep, stream.latent.dtype)
         freqs_cis = stream.freqs_cis
         if freqs_cis is None:
-            freqs_cis = self.make_rotations(grid, hidden.device, transformer_options)
+            freqs_cis = self.make_rotations(grid, hidden.device, transformer_options, stream.clock)
         inputs = TowerInputs(
             self.name, time, stream.text, freqs_cis.to(hidden.device, non_blocking=True), grid
         )
@@ -153,11 +155,13 @@ class AudioTower(Tower):
         hidden = self.patch_embedding(audio).transpose(1, 2).contiguous()
         return hidden, (hidden.shape[1], 1, 1)
 
-    def make_rotations(self, grid: Grid, device, transformer_options: dict) -> Tensor:
+    def make_rotations(
+        self, grid: Grid, device, transformer_options: dict, clock: Clock | None = None
+    ) -> Tensor:
         """Return [1, L, 1, d / 2, 2, 2] for all steps, from the first of a context window on."""
         start = window_offset(transformer_options.get("context_window"))
         options = transformer_options.get("rope_options")
-        return audio_freqs_cis(grid[0], self.config.head_dim, device, start, options)
+        return audio_freqs_cis(grid[0], self.config.head_dim, device, start, options, clock)
 
     def unembed(self, hidden: Tensor, time: Tensor, _shape: torch.Size) -> Tensor:
         """Hidden state [B, L, D] and the head's time -> velocity [B, 20, L]."""

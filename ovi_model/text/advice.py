@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .people import advise_on_people, names_people
 from .prompt import CLOSING_MISTAKES, SPEECH, TAGS, place_of
 
 LETTERS_BEFORE = 60  # quoted words, in which a word like "says" is looked for
@@ -30,7 +31,8 @@ def find_sound(prompt: str) -> int | None:
 
 def advise(prompt: str) -> list[str]:
     """Return a sentence for each place that Ovi may read as something else than was meant."""
-    return [*_about_tags(prompt), *_about_sound(prompt), *_about_speech(prompt)]
+    about_rest = advise_on_people if names_people(prompt) else _about_sound
+    return [*_about_tags(prompt), *about_rest(prompt), *_about_speech(prompt)]
 
 
 def _without_speech(prompt: str) -> str:

@@ -33,6 +33,12 @@ def encode_prompts(
     ]
 
 
+def encode_caption(clip, caption: str) -> list:
+    """Return CONDITIONING of one text alone, of which nothing is advised: it may be empty."""
+    _check_letters(caption)
+    return _encode(clip, caption, [])
+
+
 def _check_letters(text: str) -> None:
     """Raise ValueError for half a character, which broken programs send; no tokenizer takes it."""
     halves = [letter for letter in text if "\ud800" <= letter <= "\udfff"]

@@ -1,5 +1,5 @@
 """Speech and sound tags of a prompt: checked where they stand, and put in the form a checkpoint was
-trained on.
+trained on. Times of its parts, which no checkpoint reads, are refused.
 
 Speech is `<S>...<E>`. Sound is `<AUDCAP>...<ENDAUDCAP>` for the 720x720 checkpoint, `Audio: ...`
 for the others.
@@ -21,6 +21,18 @@ CLOSING_MISTAKES = {
 }
 
 TAGS = {tag for pair in PAIRS for tag in pair}
+
+# Spans of a clip that begin a part of a prompt: "0-2 s: ...", "[2s to 5s] ...", "(0:05-0:08) ...".
+_TIME = r"(\d{1,2}:\d\d|\d{1,3}(?:\.\d+)?)"
+_UNIT = r"\s*(?:s|secs?|seconds?)"
+_SPAN = re.compile(
+    rf"[\[(]?\b{_TIME}(?:{_UNIT})?\s*(?:-|\u2013|\u2014|\bto\b)\s*{_TIME}({_UNIT}\b)?\s*"
+    r"(?:[\])]\s*:?|:)",
+    re.IGNORECASE,
+)
+LONGEST = 60.0  # seconds; later times are those of a clock
+# What is spoken, or written on something that is seen.
+_WORDS = re.compile(r'<S>.*?<E>|"[^"]*"|\u201c[^\u201d]*\u201d', re.DOTALL)
 SPEECH = re.compile(r"<S>.*?<E>", re.DOTALL)
 
 # Speech is passed over, and what is tagged already, even if they hold the word or tag itself.
@@ -70,7 +82,7 @@ def check_inputs(prompt: str | None, sound_tag: str | None) -> None:
 
 def check_prompt(prompt: str) -> None:
     """Raise ValueError naming the first tag that is not closed, not opened or misspelt, and its
-    place.
+    place; or where a prompt gives its parts times.
     """
     if not prompt.strip():
         raise ValueError(
@@ -85,6 +97,37 @@ def check_prompt(prompt: str) -> None:
             )
     for opening, closing in PAIRS:
         _check_pair(prompt, opening, closing)
+    _check_times(prompt)
+
+
+def _check_times(prompt: str) -> None:
+    """Raise ValueError for a prompt whose parts are each for a span of the clip.
+
+    Two spans at least, one after the other from 0 on: no prose has that by chance.
+    """
+    blanked = _WORDS.sub(lambda match: " " * len(match[0]), prompt)
+    found, reached = [], 0.0
+    for match in _SPAN.finditer(blanked):
+        start, end = _seconds(match[1]), _seconds(match[2])
+        is_next = start >= reached and start < end <= LONGEST and (found or start == 0)
+        if is_next and (match[3] or ":" in match[2]):
+            found.append(match)
+            reached = end
+    if len(found) > 1:
+        first, second = (match[0].strip() for match in found[:2])
+        raise ValueError(
+            f"'{first}' {place_of(prompt, found[0].start())} and '{second}' give parts of the "
+            "prompt times, but Ovi reads one prompt for the whole clip and no times in it. Make "
+            "each part a clip with a prompt of its own: 'Ovi Continue' goes on from the one "
+            "before (workflow Ovi_06_Film_of_three_shots). Or say in words what comes first and "
+            "what then."
+        )
+
+
+def _seconds(time: str) -> float:
+    """Read '2.5', or minutes and seconds, '0:02'."""
+    minutes, _, seconds = time.rpartition(":")
+    return 60 * int(minutes or 0) + float(seconds)
 
 
 def _check_pair(prompt: str, opening: str, closing: str) -> None:

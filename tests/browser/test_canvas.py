@@ -127,6 +127,11 @@ PROMPTS = [
     "wind<ENDAUDCAP>",
     "<AUDCAP>wind</AUDCAP>",
     "<AUDCAP>Audio: wind<ENDAUDCAP> <S>x<E>",
+    "0-2 s: a cat sleeps; 2-5 s: it jumps.",
+    "(0:00\u20130:02) a cat (0:02\u20130:05) a dog",
+    "He waits 2-3 seconds: nothing. Then 3-4 seconds: a bell.",
+    "A clock tower, 00:00-08:00: dark, 08:00-12:00: light.",
+    "A sign reads <S>0-2 s: go! 2-5 s: stop!<E>",
 ]
 
 

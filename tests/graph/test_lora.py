@@ -14,7 +14,7 @@ from lora_files import (
     write_lora,
 )
 from safetensors.torch import load_file, save_file
-from small_graph import MODEL, output, sampled
+from small_graph import MODEL, output, parts, sampled
 from weight_layouts import FP8_E4M3, LAYOUTS
 from weights import seeded
 
@@ -97,6 +97,37 @@ def test_a_lora_on_any_layer_changes_the_result(run, graph, layer):
     plain, changed, switched_off = sampled(run(graph), *links)
     assert relative_error(changed, plain) > 1e-4
     assert torch.equal(switched_off, plain)
+
+
+@pytest.mark.usefixtures("loras")
+def test_a_lora_acts_on_what_is_made_and_leaves_what_is_held(run, graph, model_folder):
+    save_file(merged(load_file(model_folder / MODEL), LAYERS), model_folder / "merged.safetensors")
+    model, text = graph.model(), graph.text()
+    clip = graph.sample(model, text, steps=1)
+    held = graph.add(
+        "OviTimeMask", latent=clip, start=0.2, end=0.0, streams="picture and sound", ramp=0.0
+    )
+    models = [
+        model,
+        graph.model("merged.safetensors"),
+        with_lora(graph, model, "diffusers.safetensors"),
+        with_ours(graph, model, "diffusers.safetensors"),
+    ]
+    links = [graph.sample(m, text, latent_image=held, seed=8, steps=1) for m in models]
+    graph.show(*links)
+    result = run(graph)
+    plain, expected, *others = sampled(result, *links)
+    assert relative_error(expected, plain) > 1e-3
+    for actual in others:
+        assert relative_error(actual, expected) < 1e-5
+    masks = result.value(held[0])["noise_mask"].unbind()
+    for link in links:
+        for made, given, mask in zip(
+            parts(result.value(link[0])), parts(result.value(clip[0])), masks, strict=True
+        ):
+            is_held = (mask == 0).expand_as(made)
+            assert 0 < is_held.float().mean() < 1
+            assert torch.equal(made[is_held], given[is_held])
 
 
 # A weight of each sort under its released name, and what LoRA files call a difference of it.

@@ -15,6 +15,7 @@ from comfyui_ovi.ovi_model.load import checkpoint
 from comfyui_ovi.ovi_model.network import model
 from safetensors import safe_open
 from torch import Tensor
+from weights import named_weight
 
 FOLDER = Path(__file__).resolve().parents[1] / "parity" / "goldens"
 
@@ -78,6 +79,37 @@ def small_patcher(dtype: torch.dtype = torch.float32):
     entry.set_inference_dtype(dtype, None)
     base = entry.get_model({}, "")
     base.load_model_weights(small_weights())
+    return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+
+
+def named_sizes(name: str) -> tuple[config.VideoTowerConfig, config.AudioTowerConfig]:
+    """The sizes a golden names: two heads of 128 channels, three blocks, 512 rows of text."""
+    sizes = load(name)[1]["config"]
+    video = config.VideoTowerConfig(**_sizes(sizes["video"]))
+    return video, config.AudioTowerConfig(**_sizes(sizes["audio"]), patch_hidden=768)
+
+
+def named_weights(video: config.VideoTowerConfig, audio: config.AudioTowerConfig) -> dict:
+    """Weights drawn from their published names, under those names."""
+    with torch.device("meta"):
+        twin = model.OviModel(video, audio, operations=comfy.ops.disable_weight_init)
+    shapes = {key: weight.shape for key, weight in twin.state_dict().items()}
+    published = checkpoint.convert_keys({key: key for key in load_json("ovi_fusion_keys")})
+    return {
+        released: named_weight(released, shapes[own])
+        for own, released in published.items()
+        if own in shapes
+    }
+
+
+def named_patcher(name: str):
+    """The model of a golden whose weights are known by their names, as a MODEL."""
+    video, audio = named_sizes(name)
+    weights = checkpoint.convert_keys(named_weights(video, audio))
+    entry = family.OviConfig({"image_model": "ovi", "video": video, "audio": audio})
+    entry.set_inference_dtype(torch.float32, None)
+    base = entry.get_model({}, "")
+    base.load_model_weights(weights)
     return comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
 
 

@@ -119,10 +119,21 @@ def quanto_int8(weights: Weights, path: Path) -> Written:
     ], values
 
 
-def training_checkpoint(weights: Weights, path: Path, *outer: str) -> Written:
-    """A pickle of a training run, the weights below these names, beside other entries."""
+def training_checkpoint(
+    weights: Weights, path: Path, *outer: str, sharded: bool = False
+) -> Written:
+    """A pickle of a training run, the weights below these names, beside other entries.
+
+    sharded: named as a model whose blocks were sharded one by one.
+    """
     stored = {key: tensor.to(torch.bfloat16) for key, tensor in weights.items()}
     content: dict = stored
+    if sharded:
+        wrapped = "_fsdp_wrapped_module."
+        content = {
+            f"model.{wrapped}" + re.sub(r"(blocks\.\d+\.)", rf"\1{wrapped}", key): tensor
+            for key, tensor in stored.items()
+        }
     for name in reversed(outer):
         content = {name: content, "iteration": 7}
     file = path.with_name(f"{path.name}.pt")

@@ -32,6 +32,14 @@ Nothing in a file tells Ovi 1.0 from 1.1, but its name does. With `960x960` or `
 *sound_tag* `Audio:`, an area of 960 x 960 (1280 x 704, for example); with `10s` also length 241.
 The other published ones are 1.0, by their names and dates: *sound_tag* `<AUDCAP>`, an area of 720 x
 720 (960 x 544, for example).
+
+Two other models have Ovi's own 2,073 tensors, so every loader takes them, and only their names tell
+them from Ovi. **DreamID-Omni** (`dreamid_omni.safetensors`, said to be fp32, about 46.6 GB;
+`dreamid_omni.bf16.safetensors`, 23.3 GB) takes faces and voices through *Ovi References*;
+**Hallo-Live** (`hallolive_dit.pt`) is for *Ovi Streaming Sampler*. Where a file's name says that it
+is Ovi's or Hallo-Live's, a line in the log says that references are not what it was trained for;
+ComfyUI's own loaders before 0.33 do not keep the name. A file renamed to hold `dreamid` is taken by
+its name. Neither was tried with its published file.
 """
 
 CONVERTED = """

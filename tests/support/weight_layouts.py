@@ -213,6 +213,18 @@ LAYOUTS = (
         "0.2.0",
     ),
     Layout(
+        "generator_pt",
+        "one pickle, weights under `generator_ema` or `generator`",
+        "Hallo-Live",
+        ("hallolive_dit.pt",),
+        (STOCK, OURS),
+        lambda weights, path: write.training_checkpoint(
+            weights, path, "generator_ema", sharded=True
+        ),
+        BF16,
+        "0.7.0",
+    ),
+    Layout(
         "gguf_q8_0",
         "GGUF Q8_0",
         "made by tools/convert_checkpoint.py",

@@ -9,6 +9,7 @@ import clips
 import find_comfyui
 import floor
 import forward
+import holding
 import pytest
 import recorded_floor
 import reference
@@ -334,3 +335,25 @@ def test_the_table_of_traffic_sums_up_what_is_not_multiplying(capsys):
     assert sums["**elementwise**"] == [(0.008, 1)]
     assert sums["**multiplying**"] == [(0.012, 1)]
     assert sums["**all**"] == [(0.02, 2)]
+
+
+@pytest.mark.parametrize(("size", "ratio"), [("704 x 704", 3.5), ("960 x 960", 3.8)])
+def test_a_gradient_costs_what_was_counted_of_real_ones(size, ratio):
+    """As web/docs/OviSteer.md and the miniature's results say, by count of two real blocks."""
+    clip = holding.CLIPS[size]
+    products = floor.list_floor(clip.towers(), clip.shapes())
+    plain = sum(product.flop for product in products)
+    assert holding.gradient_flop(products) / plain == pytest.approx(ratio, abs=0.06)
+
+
+def test_steps_are_steered_as_the_node_steers_them():
+    assert [holding.steered_steps(20, few) for few in (0, 4)] == [16, 4]
+
+
+def test_the_page_on_speed_has_the_table_that_is_printed():
+    page = (holding.REPOSITORY / "docs" / "speed.md").read_text(encoding="utf-8")
+    for size in ("704 x 704", "960 x 960"):
+        for row in holding.rows(size, holding.CLIPS[size], 50):
+            numbers = row.strip("| ").split(" | ")[2:]
+            written = [*numbers[:4], *(f"{time} s" for time in numbers[4:])]
+            assert f"| {' | '.join(written)} |" in page

@@ -109,6 +109,43 @@ def test_prompts_that_are_fine(text):
     prompt.check_prompt(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "first", "second"),
+    [
+        ("0-2 s: a cat sleeps; 2-5 s: it jumps. Audio: purring.", "0-2 s:", "2-5 s:"),
+        ("A room.\n[0s-2.5s] A cat.\n[3s-5s] A dog.", r"\[0s-2.5s\]", r"\[3s-5s\]"),
+        ("Shot 1 (0 to 2 seconds): a cat. Shot 2 (2 to 4 SECONDS): a dog.", r"\(0 to", r"\(2 to"),
+        ("(0:00\u20130:02) a cat (0:02\u20130:05) a dog", r"\(0:00", r"\(0:02"),
+        ("0-1 s: <S>Hi.<E> 1\u20145sec: <S>Ho.<E>", "0-1 s:", "1\u20145sec:"),
+        ("A cat. Audio: 0-2 s: purring, 2-5 s: a bark.", "0-2 s:", "2-5 s:"),
+    ],
+)
+def test_a_prompt_whose_parts_have_times_is_refused_with_what_to_do(text, first, second):
+    message = f"'{first}.* at line .* and '{second}.* 'Ovi Continue' .*Ovi_06_Film_of_three_shots"
+    for check in (prompt.check_prompt, lambda text: prompt.check_inputs(text, "as written")):
+        with pytest.raises(ValueError, match=message):
+            check(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He waits 2-3 seconds: nothing. Then 3-4 seconds: a bell.",
+        "For 0-2 s: nothing moves. Then a cat jumps.",
+        "A tiger in 4 to 5 s: it leaps; from 0-2 s: it waits.",
+        "Open 9:00-17:00: busy. 17:00-20:00: empty. Audio: a crowd.",
+        "A clock tower, 00:00-08:00: dark, 08:00-12:00: light.",
+        "The score is 0-2 (2-5 at the break), the year 1990-1995: <S>0-2 s: go! 2-5 s: stop!<E>",
+        'A sign reads "0-2 s: red, 2-5 s: green". Audio: wind.',
+        "A ratio of 16:9 to 4:3, ages 0-2: toys, 2-5: blocks.",
+        "First a cat sleeps, after 2 s it wakes, at 5 s it runs.",
+        "(0-2) and (2-5) are on the doors.",
+    ],
+)
+def test_prose_with_times_is_no_timeline(text):
+    prompt.check_prompt(text)
+
+
 SPOKEN = "A man says <S>Turn on the Audio: now<E> and leaves."
 
 

@@ -12,6 +12,7 @@ from comfy.nested_tensor import NestedTensor
 from comfyui_ovi.nodes.hold import OviHoldPictures, OviHoldSound, OviTimeMask
 from comfyui_ovi.ovi_model.decode.splice import FADE, splice_pictures, splice_sound
 from comfyui_ovi.ovi_model.latent import latents
+from comfyui_ovi.ovi_model.latent.held_sound import rate_of
 from comfyui_ovi.ovi_model.latent.hold import CLEAN, PICTURES, SOUND, clean_frames
 from comfyui_ovi.ovi_model.load.audio_vae import load_audio_vae
 
@@ -191,6 +192,21 @@ def test_a_sound_of_a_few_steps_more_than_the_picture_is_held_whole(audio_vae, s
     latent, _ = hold_sound(audio_vae, tone(16000, 1.5), 16000, latent=latent)
     assert latent["samples"].unbind()[1].shape == (1, 20, steps)
     assert (latent["noise_mask"].unbind()[1] == 0).all()
+
+
+def test_no_more_is_encoded_than_the_steps_last(audio_vae):
+    """What follows the last step, were it heard, would change the five before it."""
+    rate = rate_of(audio_vae)
+    end = round(STEPS * 512 * rate / 16000)
+    assert end < round(rate * FRAMES / 24)
+    cut = tone(rate, 2.0)
+    cut[..., end:] = 0
+    held, held_cut = (
+        hold_sound(audio_vae, waveform, rate)[0]["samples"].unbind()[1]
+        for waveform in (tone(rate, 2.0), cut)
+    )
+    assert torch.equal(held, held_cut)
+    assert audio_vae.encode(cut[..., :end].movedim(1, -1)).shape[2] == STEPS
 
 
 def test_a_recording_over_a_span_is_placed_and_cut(audio_vae):

@@ -86,6 +86,22 @@ CONTRACT = {
         },
         ["LATENT"],
     ),
+    "OviReferences": (
+        {
+            "positive": None,
+            "negative": None,
+            "latent": None,
+            "vae": None,
+            "audio_vae": None,
+            "image": None,
+            "voice": None,
+            "image_2": None,
+            "voice_2": None,
+            "voice_start": 1.0,
+            "voice_2_start": 1.0,
+        },
+        ["CONDITIONING", "CONDITIONING"],
+    ),
     "OviAttention": ({"model": None, "kernel": "auto"}, ["MODEL", "STRING"]),
     "OviGuidance": (
         {
@@ -99,12 +115,29 @@ CONTRACT = {
         },
         ["MODEL"],
     ),
+    "OviReferenceGuidance": (
+        {"model": None, "audio_cfg": 4.0, "image_cfg": 1.5, "voice_cfg": 2.0},
+        ["MODEL"],
+    ),
+    "OviReferenceGuider": (
+        {
+            "model": None,
+            "positive": None,
+            "negative": None,
+            "video_cfg": 3.0,
+            "audio_cfg": 4.0,
+            "image_cfg": 1.5,
+            "voice_cfg": 2.0,
+        },
+        ["GUIDER"],
+    ),
     "OviSteer": ({"model": None, "strength": 1.0, "until": 0.6, "steered_steps": 0}, ["MODEL"]),
     "OviScheduler": (
         {"steps": 50, "shift": 5.0, "denoise": 1.0, "solver": "unipc"},
         ["SIGMAS"],
     ),
     "OviSamplerUniPC": ({"solver": "unipc"}, ["SAMPLER"]),
+    "OviStreamingSampler": ({"frames_per_block": 6, "keep": "on the card"}, ["SAMPLER"]),
     "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
     "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
     "OviSaveLatent": ({"latent": None, "filename_prefix": "latents/Ovi"}, ["LATENT"]),
@@ -154,6 +187,7 @@ CHOICES = {
     ],
     ("OviScheduler", "solver"): ["unipc", "dpm++", "euler"],
     ("OviSamplerUniPC", "solver"): ["unipc", "dpm++", "euler"],
+    ("OviStreamingSampler", "keep"): ["on the card", "on the card, fp8", "in main memory"],
     ("OviDecode", "tiling"): ["auto", "on", "off"],
     ("OviDecode", "held"): ["as given", "decoded"],
     ("OviJoin", "frames"): ["on disk", "in memory"],
@@ -166,6 +200,10 @@ OPTIONAL = {
     ("OviLatent", "start_image"),
     ("OviGuidance", "cfg_start_percent"),
     ("OviGuidance", "cfg_end_percent"),
+    *(
+        ("OviReferences", name)
+        for name in ("vae", "audio_vae", "image", "voice", "image_2", "voice_2")
+    ),
     ("OviScheduler", "solver"),
     ("OviSamplerUniPC", "solver"),
     ("OviContinue", "fps"),
@@ -200,6 +238,8 @@ UNITS = {
     "ramp": "seconds",
     "strength": "0 to 1",
     "seconds": "seconds",
+    "voice_start": "seconds",
+    "voice_2_start": "seconds",
     ("OviSteer", "strength"): "multiple of its size",
     "until": "noise level",
 }
@@ -236,7 +276,7 @@ def test_inputs_and_outputs_are_as_promised(node):
 @each_node
 def test_everything_is_explained(node):
     schema = node.define_schema()
-    assert re.fullmatch("Ovi/(load|text|latent|sample|decode|save|preview)", schema.category)
+    assert re.fullmatch("Ovi/(load|text|latent|sample|decode|save|preview|train)", schema.category)
     assert re.fullmatch(r"Ovi( [A-Z]\w+)+", schema.display_name)
     assert len(schema.description) > 20
     assert schema.description.endswith(".")

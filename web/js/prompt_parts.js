@@ -6,6 +6,17 @@ const OPENED_BY = { "<E>": "<S>", "<ENDAUDCAP>": "<AUDCAP>" }
 const MEANT = { "</S>": "<E>", "</E>": "<E>", "</AUDCAP>": "<ENDAUDCAP>", "</ENDAUDCAP>": "<ENDAUDCAP>" }
 const TAG = /<\/?(?:S|E|AUDCAP|ENDAUDCAP)>|Audio:/g
 
+// Spans of a clip that begin a part of a prompt: "0-2 s: ...", "[2s to 5s] ...", "(0:05-0:08) ...".
+const TIME = String.raw`(\d{1,2}:\d\d|\d{1,3}(?:\.\d+)?)`
+const UNIT = String.raw`\s*(?:s|secs?|seconds?)`
+const SPAN = new RegExp(
+  String.raw`[\[(]?\b${TIME}(?:${UNIT})?\s*(?:-|\u2013|\u2014|\bto\b)\s*${TIME}(${UNIT}\b)?\s*(?:[\])]\s*:?|:)`,
+  "gi",
+)
+const LONGEST = 60 // seconds; later times are those of a clock
+// What is spoken, or written on something that is seen.
+const WORDS = /<S>.*?<E>|"[^"]*"|\u201c[^\u201d]*\u201d/gs
+
 // A person says about twelve words in five seconds.
 const SECONDS_A_WORD = 5 / 12
 
@@ -46,7 +57,28 @@ export function readPrompt(text) {
     part.kind = "fault"
     faults.push(`${tag} is not closed: add ${CLOSED_BY[tag]} where it ends`)
   }
+  if (hasTimes(text)) faults.push("Ovi reads no times in a prompt: make each part a clip, with Ovi Continue")
   return { parts, faults }
+}
+
+// Whether parts of a prompt have spans of the clip, one after the other from 0 on.
+function hasTimes(text) {
+  let count = 0
+  let reached = 0
+  for (const [, from, to, unit] of text.replace(WORDS, (words) => " ".repeat(words.length)).matchAll(SPAN)) {
+    const [start, end] = [seconds(from), seconds(to)]
+    const isNext = start >= reached && start < end && end <= LONGEST && (count > 0 || start === 0)
+    if (isNext && (unit || to.includes(":"))) {
+      count += 1
+      reached = end
+    }
+  }
+  return count > 1
+}
+
+// "2.5", or minutes and seconds, "0:02".
+function seconds(time) {
+  return time.split(":").reduce((sum, part) => 60 * sum + Number(part), 0)
 }
 
 function faultOf(tag, open) {

@@ -1,0 +1,1 @@
+"""Many clips, films and many machines, on Ray; no part of the extension."""

@@ -1,0 +1,32 @@
+"""Which release a model's file says it is of, by its name.
+
+DreamID-Omni's and Hallo-Live's weights have Ovi's names and shapes: nothing else tells them apart.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..config import VARIANTS
+
+OVI, DREAMID, HALLO = "Ovi", "DreamID-Omni", "Hallo-Live"
+# What a file's name holds, in lower case, and the release it is then of.
+NAMES = {r"dreamid": DREAMID, r"hallo": HALLO, r"(?<![a-z])ovi(?![a-z])": OVI}
+
+
+def file_of(patcher) -> str | None:
+    """Return the name of a MODEL's file, where its loader keeps it: ours, and core's newer ones."""
+    _, arguments = getattr(patcher, "cached_patcher_init", None) or (None, ())
+    paths = [value for value in arguments if isinstance(value, str | Path)]
+    return Path(paths[0]).name if paths else None
+
+
+def release_of(file: str | None) -> str | None:
+    """Return the release a file's name tells, or None if it tells none."""
+    if file is None:
+        return None
+    if file in {variant.file for variant in VARIANTS.values()}:
+        return OVI
+    found = (release for name, release in NAMES.items() if re.search(name, file.lower()))
+    return next(found, None)

@@ -1,0 +1,1 @@
+"""Training: clips with captions to a LoRA of both towers."""

@@ -1,0 +1,94 @@
+"""A training on disk: kept between its steps, so that it can go on to the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+
+from ..log import log
+from .clips import Clip
+
+# What the folder of a training holds: where it is, and the LoRA of each time it was saved.
+STATE, LORA = "training.safetensors", "step_{:06}.safetensors"
+ABOUT = "ovi_training"  # entry of the header
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+
+
+def fingerprint(clips: Sequence[Clip]) -> str:
+    """Return what changes with a clip or its caption."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        texts = [*clip.texts, *([] if clip.no_caption is None else [clip.no_caption])]
+        for tensor in (clip.video, clip.audio, *texts):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(repr((clip.shape, clip.caption_dropout, clip.first_frame)).encode())
+    return digest.hexdigest()
+
+
+def save(folder: Path, training: Any, about: dict) -> None:
+    """Write the LoRA as it is, and what its next step needs; each file is whole or as it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, weight in training.lora.named_weights():
+        kept = training.optimizer.state.get(weight, {})
+        tensors[name] = weight
+        tensors |= {f"{name}.{moment}": kept[moment] for moment in MOMENTS if moment in kept}
+    steps = len(training.losses)
+    header = {ABOUT: json.dumps({"about": about, "losses": training.losses})}
+    own = {name: x.detach().cpu().clone() for name, x in tensors.items()}
+    _write(folder / LORA.format(steps), training.lora.export(), {"ovi_steps": str(steps)})
+    _write(folder / STATE, own, header)
+
+
+def _write(path: Path, tensors: dict, header: dict[str, str]) -> None:
+    partial = path.with_suffix(".part")
+    partial.write_bytes(safetensors.torch.save(tensors, header))
+    partial.replace(path)
+
+
+def resume(folder: Path, training: Any, about: dict) -> None:
+    """Take a training up where the folder's state is; without one it begins.
+
+    Raises ValueError if the state is of another recipe or other clips.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return
+    with safe_open(path, "pt") as file:
+        saved = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+        _check(path, saved.get("about", {}), about)
+        training.losses[:] = saved["losses"]
+        for name, weight in training.lora.named_weights():
+            with torch.no_grad():
+                weight.copy_(file.get_tensor(name))
+            training.optimizer.state[weight] = {
+                "step": torch.tensor(float(len(training.losses))),
+                **{moment: file.get_tensor(f"{name}.{moment}") for moment in MOMENTS},
+            }
+    log.info("%s: the training goes on after step %d", folder.name, len(training.losses))
+
+
+def _check(path: Path, saved: dict, about: dict) -> None:
+    """Raise ValueError naming what differs; memory is no part of the result, nor is a longer
+    training another one.
+    """
+    free = ("recompute", "steps")
+    other = [key for key in about if key not in free and saved.get(key) != about[key]]
+    if other:
+        told = ", ".join(
+            "the clips or their captions"
+            if key == "clips"
+            else f"{key} was {saved.get(key)}, now {about[key]}"
+            for key in other
+        )
+        raise ValueError(
+            f"{path} holds another training: {told}. Set it back to go on, or choose another name "
+            "to begin anew."
+        )

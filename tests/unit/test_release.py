@@ -1,0 +1,43 @@
+"""Which release a file is of by its name, and what is said where references go to another."""
+
+from types import SimpleNamespace
+
+import pytest
+from comfyui_ovi.ovi_model.load.diffusion_model import load_model
+from comfyui_ovi.ovi_model.load.release import file_of, release_of
+from comfyui_ovi.ovi_model.sample import references
+
+RELEASES = {
+    "model_960x960.safetensors": "Ovi",
+    "Ovi-11B-fp8.safetensors": "Ovi",
+    "Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors": "Ovi",
+    "dreamid_omni.bf16.safetensors": "DreamID-Omni",
+    "DreamID-Omni on Ovi.safetensors": "DreamID-Omni",
+    "hallolive_dit.pt": "Hallo-Live",
+    "movie.safetensors": None,
+    "mine.safetensors": None,
+}
+
+
+def loaded(file):
+    """What our loader keeps of a model's file."""
+    return SimpleNamespace(cached_patcher_init=(load_model, (f"/models/{file}", None, "default")))
+
+
+@pytest.mark.parametrize("file", RELEASES)
+def test_a_name_tells_a_release(file):
+    assert file_of(loaded(file)) == file
+    assert release_of(file) == RELEASES[file]
+
+
+def test_a_model_without_a_file_tells_none():
+    assert file_of(SimpleNamespace()) is None
+    assert release_of(None) is None
+
+
+@pytest.mark.parametrize("file", RELEASES)
+def test_references_on_another_release_are_not_silent(file, caplog):
+    references.say_if_untrained(loaded(file))
+    expected = RELEASES[file] in ("Ovi", "Hallo-Live")
+    assert ("was not trained for references" in caplog.text) == expected
+    assert (file in caplog.text) == expected
