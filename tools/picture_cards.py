@@ -60,6 +60,7 @@ class Card:
     prompts: list[str]
     seed: int = 5
     given: str = ""
+    side: int = 64  # of the picture that is sampled first, in pixels
 
 
 FACE = "A {} face says <S>{}<E>. Audio: a {} voice."
@@ -79,7 +80,7 @@ CARDS = {
     ),
     "Ovi_06_Film_of_three_shots": Card([FACE.format("green", "ba ba", "middle")] * 3),
     "Ovi_07_Fast_in_six_steps": Card([BALL.format("yellow", "twice", "two", "high")]),
-    "Ovi_08_Two_passes_larger": Card([FACE.format("blue", "ba ba ba", "high")]),
+    "Ovi_08_Two_passes_larger": Card([FACE.format("blue", "ba ba ba", "high")], side=32),
     "Ovi_09_Upscaled_by_a_model": Card([LAMP.format("green", "three times", "three", "high")]),
     "Ovi_10_LoRA_and_upscaler": Card([LAMP.format("red", "twice", "two", "low")]),
     "Ovi_11_One_KSampler": Card([BALL.format("blue", "three times", "three", "low")]),
@@ -138,7 +139,7 @@ def _set_widgets(prompt: dict, card: Card) -> None:
         if kind in SET_ON:
             inputs |= {
                 key: value
-                for key, value in SETTINGS.items()
+                for key, value in (SETTINGS | {"width": card.side, "height": card.side}).items()
                 if key in inputs and not isinstance(inputs[key], list)
             }
         inputs |= {key: card.seed for key in ("seed", "noise_seed") if key in inputs}

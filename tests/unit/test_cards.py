@@ -25,4 +25,6 @@ def test_the_miniature_stands_in_for_all_that_is_loaded(name):
     assert [inputs["prompt"] for inputs in asked] == CARDS[name].prompts
     for node in prompt.values():
         if node["class_type"] == "OviLatent":
-            assert [node["inputs"][key] for key in ("width", "height", "length")] == [64, 64, 37]
+            side = CARDS[name].side
+            asked = [node["inputs"][key] for key in ("width", "height", "length")]
+            assert asked == [side, side, 37]
