@@ -116,10 +116,9 @@ class ComfyWorker:
                 error = "the workflow saved no file: it needs a node that saves: 'Ovi Save Video'"
         except TooLongError as problem:
             error = str(problem)
+            self.stop()  # it may go on with it for ever: the next job gets a new one
         except (ServerError, OSError) as problem:
             error, lost = f"ComfyUI ended while it made the clip: {problem}", True
-        if error:
-            # What it has cached or still does is unknown: the next job gets a new one.
             self.stop()
         seconds = time.monotonic() - begin
         return Outcome(tuple(made), error, lost, seconds, process, platform.node())
