@@ -13,6 +13,7 @@ NEEDS_ENCODER = (
     "ovi_recording_to_video",
     "ovi_sound_for_video",
     "ovi_three_shots",
+    "ovi_a_face_and_a_voice",
 )
 # Puts the miniature in the place of all four loaders.
 LOAD_MINIATURE = """() => {

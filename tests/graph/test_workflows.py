@@ -38,6 +38,7 @@ NAMES = [path.stem for path in PATHS]
     TWO_PASS,
     UPSCALE,
     SHOTS,
+    PERSON,
 ) = (
     "ovi_text_to_audio_video",
     "ovi_image_to_audio_video",
@@ -51,6 +52,7 @@ NAMES = [path.stem for path in PATHS]
     "ovi_two_pass",
     "ovi_model_upscale",
     "ovi_three_shots",
+    "ovi_a_face_and_a_voice",
 )
 TWICE_AS_LARGE = (LORA, TWO_PASS, UPSCALE)
 # What the canvas shows beside nodes that run, and the widgets it adds of its own.
@@ -58,8 +60,17 @@ NOTES = {"MarkdownNote"}
 ONLY_ON_CANVAS = {"control_after_generate", "upload", "audioUI"}
 TONE = 440  # Hz, of the recording, which is 5.1 and shorter than the clip
 STRENGTHS = ("strength_video", "strength_audio", "strength_fusion")
-SHRUNK = ("OviLatent", "OviScheduler", "KSampler", "ImageScale", "ImageFromBatch", "OviContinue")
-SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3, "seconds": 0.5}
+SHRUNK = (
+    "OviLatent",
+    "OviScheduler",
+    "KSampler",
+    "ImageScale",
+    "ImageFromBatch",
+    "OviContinue",
+    "OviReferences",
+)
+# The recording lasts half a second, so a voice is taken from its beginning.
+SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3, "seconds": 0.5, "voice_start": 0.0}
 FRAMES = {SHOTS: 25 + 2 * 12}
 GROUPS = ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
 SHOT_GROUPS = ["1 Load", "2 First shot", "3 Second shot", "4 Third shot", "5 Save"]
@@ -148,9 +159,9 @@ def missing_nodes(runtime, name):
     return types - set(runtime.nodes.NODE_CLASS_MAPPINGS)
 
 
-def test_all_twelve_are_there():
+def test_all_thirteen_are_there():
     one_pass = [TEXT, IMAGE, RECORDING, SOUND, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE]
-    assert sorted(NAMES) == sorted([*one_pass, TWO_PASS, UPSCALE, SHOTS])
+    assert sorted(NAMES) == sorted([*one_pass, TWO_PASS, UPSCALE, SHOTS, PERSON])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
 
@@ -201,6 +212,18 @@ def test_a_short_recording_is_held_filled_with_silence_and_kept(make):
     spectrum = np.abs(np.fft.rfft(heard.mean(axis=0)))
     assert abs(spectrum.argmax() * rate / heard.shape[-1] - TONE) < 5
     assert np.abs(silent).max() < 0.02
+
+
+def test_the_face_and_the_voice_count(runtime, make):
+    """The clip is another without either, and every step has four predictions."""
+    prompt, result, _ = make(PERSON)
+    sampler = node_of(prompt, "SamplerCustomAdvanced")
+    made = parts(result.value(sampler))
+    for name, stream in (("image", 0), ("voice", 1)):
+        without = copy.deepcopy(prompt)
+        del without[node_of(prompt, "OviReferences")]["inputs"][name]
+        other, _ = run(runtime, without, PERSON)
+        assert relative_error(parts(other.value(sampler))[stream], made[stream]) > 1e-3
 
 
 def test_sound_is_made_for_a_video_that_is_kept_as_it_was(runtime, make):
