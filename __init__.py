@@ -1,11 +1,12 @@
 """Ovi for ComfyUI: joint video and audio generation as a native model family."""
 
 from .nodes import OviExtension
-from .ovi_model import core_patches
+from .ovi_model import core_patches, template_links
 
 WEB_DIRECTORY = "./web"
 
 core_patches.install()
+template_links.install()
 
 
 async def comfy_entrypoint() -> OviExtension:

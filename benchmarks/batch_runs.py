@@ -25,7 +25,7 @@ from pathlib import Path
 from command_line import command, machine, positive
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_miniature.json"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "Ovi_13_All_nodes_miniature.json"
 SEED = "RandomNoise.noise_seed"
 SHORT = {"Ovi Latent.length": 9, "Ovi Scheduler.steps": 2}
 # What a bad row sets -> what must be said of it.

@@ -45,7 +45,7 @@ from comfy_server import Server, ServerError, running_server  # noqa: E402
 from demo import DemoError, run_prompt  # noqa: E402
 from small_files import with_small_files, with_small_picture, write_small_files  # noqa: E402
 
-WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_text_to_audio_video.json"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "Ovi_14_All_nodes_text.json"
 GIB = 2**30
 # A stage, and what is in the name of every node of it; the first that fits counts.
 STAGES = (

@@ -24,7 +24,7 @@ sys.path += [str(REPOSITORY / folder) for folder in ("tools", "tests/support")]
 from comfy_server import Server, ServerError, running_server  # noqa: E402
 from small_files import with_small_files, with_small_picture, write_small_files  # noqa: E402
 
-WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_simple_ksampler.json"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "Ovi_11_One_KSampler.json"
 SHORT = {"steps": 3, "length": 25}
 MIB = 2**20
 # The first runs import libraries and fill the pools of allocators once; these come after, and

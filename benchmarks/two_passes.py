@@ -6,8 +6,8 @@ Usage: python benchmarks/two_passes.py --comfyui PATH [--runs 3]
 Run it with ComfyUI's python. Counted are multiplications and additions of the matrix products,
 convolutions and attention of one forward, on the meta device; a step with guidance has two
 forwards. The miniature makes 37 frames of 64 x 64 pixels in 20 steps, then, as in the workflow
-ovi_two_pass, 10 steps at 128 x 128 with a denoise of 0.5; and 20 steps at 128 x 128 in one pass.
-Seconds are of the processor, one thread.
+Ovi_08_Two_passes_larger, 10 steps at 128 x 128 with a denoise of 0.5; and 20 steps at 128 x 128 in
+one pass. Seconds are of the processor, one thread.
 """
 
 import argparse

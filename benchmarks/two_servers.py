@@ -27,7 +27,7 @@ sys.path.append(str(REPOSITORY / "tools"))
 
 from comfy_server import Server, ServerError, running_server  # noqa: E402
 
-WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_miniature.json"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "Ovi_13_All_nodes_miniature.json"
 CLIENTS = 2
 SHORT = {"steps": 1, "length": 9}
 SEED = "noise_seed"

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..ovi_model.core_facts import search_aliases
 from ..ovi_model.decode.clip import HELD, TILINGS, decode
 
 
@@ -13,7 +14,8 @@ class OviDecode(io.ComfyNode):
         return io.Schema(
             node_id="OviDecode",
             display_name="Ovi Decode",
-            category="Ovi",
+            category="Ovi/decode",
+            **search_aliases("sound", "VAE decode audio and video"),
             description="Decodes an Ovi latent to frames (24 a second) and sound (16 kHz) of "
             "exactly the same length.",
             inputs=[

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ovi_model.config import FRAME_RATE, SAMPLE_RATE
-from ..ovi_model.core_facts import choose
+from ..ovi_model.core_facts import choose, search_aliases
 from ..ovi_model.latent import continuation, held_sound, overlap
 from ..ovi_model.latent.pictures import to_rgb
 from ..ovi_model.save.frames_on_disk import join_on_disk
@@ -26,7 +26,8 @@ class OviContinue(io.ComfyNode):
         return io.Schema(
             node_id="OviContinue",
             display_name="Ovi Continue",
-            category="Ovi",
+            category="Ovi/latent",
+            **search_aliases("extend video", "longer video", "continue"),
             description="Starts the clip that comes after a film: the film's last 13 frames and "
             "their sound are held at its beginning, the rest is made. After sampling and decoding, "
             "'Ovi Join' puts both together.",
@@ -120,7 +121,7 @@ class OviJoin(io.ComfyNode):
         return io.Schema(
             node_id="OviJoin",
             display_name="Ovi Join",
-            category="Ovi",
+            category="Ovi/save",
             description="Joins a new clip of 'Ovi Continue' to the film that it goes on from: "
             "frames once, sound placed by time and faded over 40 ms where both have the same. "
             "Chained, it makes a film of any length.",

@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..ovi_model.config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP
-from ..ovi_model.core_facts import choose
+from ..ovi_model.core_facts import choose, search_aliases
 from ..ovi_model.latent import held_pictures, held_sound, hold, spans, time_mask
 from ..ovi_model.latent.latents import streams
 from ..ovi_model.preview.held_bars import Part, draw_held
@@ -45,7 +45,8 @@ class OviHoldPictures(io.ComfyNode):
         return io.Schema(
             node_id="OviHoldPictures",
             display_name="Ovi Hold Pictures",
-            category="Ovi",
+            category="Ovi/latent",
+            **search_aliases("keyframe", "first last frame", "image to video"),
             description="Keeps a picture at any frame of the clip (first, last, between), or the "
             "frames of a video over a span. The rest is made to fit. The node shows what is held.",
             inputs=[
@@ -121,7 +122,8 @@ class OviHoldSound(io.ComfyNode):
         return io.Schema(
             node_id="OviHoldSound",
             display_name="Ovi Hold Sound",
-            category="Ovi",
+            category="Ovi/latent",
+            **search_aliases("lip sync", "audio to video", "voice", "recording", "speech to video"),
             description="Keeps a recording over a span of seconds, or for the whole clip, so that "
             "the picture is made to it. Hands the recording on for saving. The node shows what is "
             "held.",
@@ -178,7 +180,7 @@ class OviTimeMask(io.ComfyNode):
         return io.Schema(
             node_id="OviTimeMask",
             display_name="Ovi Time Mask",
-            category="Ovi",
+            category="Ovi/latent",
             description="Makes a span of seconds of a clip anew and keeps what is outside it. "
             "Masks of several nodes multiply: what one of them holds stays held. The node shows "
             "what is held.",

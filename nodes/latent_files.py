@@ -24,7 +24,7 @@ class OviSaveLatent(io.ComfyNode):
         return io.Schema(
             node_id="OviSaveLatent",
             display_name="Ovi Save Latent",
-            category="Ovi",
+            category="Ovi/latent",
             description="Saves a latent of picture and sound, with its masks, as one file, with "
             "the workflow inside.",
             inputs=[
@@ -68,7 +68,7 @@ class OviLoadLatent(io.ComfyNode):
         return io.Schema(
             node_id="OviLoadLatent",
             display_name="Ovi Load Latent",
-            category="Ovi",
+            category="Ovi/latent",
             description="Loads a latent of picture and sound that 'Ovi Save Latent' saved, number "
             "by number as it was.",
             inputs=[

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..ovi_model.config import PIXEL_STEP, VARIANTS
-from ..ovi_model.core_facts import answer, choose
+from ..ovi_model.core_facts import answer, choose, search_aliases
 from ..ovi_model.latent import geometry, latents
 from ..ovi_model.latent.pictures import check_pictures
 
@@ -19,7 +19,7 @@ class OviImageSize(io.ComfyNode):
         return io.Schema(
             node_id="OviImageSize",
             display_name="Ovi Image Size",
-            category="Ovi",
+            category="Ovi/latent",
             description="Picks width and height for an image as Ovi does: the model's area, the "
             "image's proportions.",
             inputs=[
@@ -65,7 +65,13 @@ class OviLatent(io.ComfyNode):
         return io.Schema(
             node_id="OviLatent",
             display_name="Ovi Latent",
-            category="Ovi",
+            category="Ovi/latent",
+            **search_aliases(
+                "empty latent video and audio",
+                "text to video with sound",
+                "image to video with sound",
+                "talking",
+            ),
             description="An empty latent of picture and sound of one length. With an image and the "
             "Wan 2.2 VAE, the clip starts from that image.",
             inputs=[
@@ -151,7 +157,7 @@ class OviSeparateLatent(io.ComfyNode):
         return io.Schema(
             node_id="OviSeparateLatent",
             display_name="Ovi Separate Latent",
-            category="Ovi",
+            category="Ovi/latent",
             description="Takes picture and sound apart, for nodes that work on one of them. Masks "
             "go along.",
             inputs=[
@@ -187,7 +193,7 @@ class OviConcatLatent(io.ComfyNode):
         return io.Schema(
             node_id="OviConcatLatent",
             display_name="Ovi Concat Latent",
-            category="Ovi",
+            category="Ovi/latent",
             description="Puts a video latent and an audio latent of one length together. Masks go "
             "along; a stream without one is sampled as a whole.",
             inputs=[

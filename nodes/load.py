@@ -3,6 +3,7 @@
 import folder_paths
 from comfy_api.latest import io
 
+from ..ovi_model.core_facts import search_aliases
 from ..ovi_model.load.audio_vae import load_audio_vae
 from ..ovi_model.load.diffusion_model import WEIGHT_DTYPES, load_model
 from ..ovi_model.load.lora import apply_lora
@@ -21,7 +22,8 @@ class OviModelLoader(io.ComfyNode):
         return io.Schema(
             node_id="OviModelLoader",
             display_name="Ovi Model Loader",
-            category="Ovi",
+            category="Ovi/load",
+            **search_aliases("talking video", "speech", "text to video with sound"),
             description="Loads Ovi from one file, or from a video file and an audio file. 'Load "
             "Diffusion Model' loads single files just as well.",
             inputs=[
@@ -80,7 +82,7 @@ class OviLoraLoader(io.ComfyNode):
         return io.Schema(
             node_id="OviLoraLoader",
             display_name="Ovi LoRA Loader",
-            category="Ovi",
+            category="Ovi/load",
             description="Adds a LoRA of Ovi or of Wan 2.2 5B to an Ovi model, with one strength "
             "each for the picture, the sound and the layers that join them, and says what it "
             "changed. Place several in a row to stack LoRAs. Stock LoRA loaders work too; they "
@@ -134,7 +136,7 @@ class OviTextEncoderLoader(io.ComfyNode):
         return io.Schema(
             node_id="OviTextEncoderLoader",
             display_name="Ovi Text Encoder Loader",
-            category="Ovi",
+            category="Ovi/load",
             description="Loads umT5, Ovi's text encoder, from ComfyUI's or Wan's own files. "
             "'Load CLIP' with type 'wan' does the same for ComfyUI's files.",
             inputs=[
@@ -173,7 +175,7 @@ class OviAudioVAELoader(io.ComfyNode):
         return io.Schema(
             node_id="OviAudioVAELoader",
             display_name="Ovi Audio VAE Loader",
-            category="Ovi",
+            category="Ovi/load",
             description="Loads Ovi's 16 kHz audio VAE and its vocoder, from the two published "
             "files or from one file.",
             inputs=[
@@ -218,7 +220,8 @@ class OviMiniature(io.ComfyNode):
         return io.Schema(
             node_id="OviMiniature",
             display_name="Ovi Miniature",
-            category="Ovi",
+            category="Ovi/load",
+            **search_aliases("demo", "test", "small", "talking video", "text to video with sound"),
             description="A tiny Ovi of 30 MB that comes with this extension: no download, and a "
             "clip in seconds on any computer. It was trained on a drawn world of balls that "
             "bounce, lamps that flash and faces that say 'ba', at 64 x 64 pixels and 37 frames, "

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ..ovi_model.core_facts import search_aliases
 from ..ovi_model.latent.pictures import to_rgb
 from ..ovi_model.preview.contact_sheet import Sound, Spans, draw_sheet, fit, frames_on_sheet
 from ..ovi_model.preview.speech import find_speech
@@ -25,7 +26,8 @@ class OviPreview(io.ComfyNode):
         return io.Schema(
             node_id="OviPreview",
             display_name="Ovi Preview",
-            category="Ovi",
+            category="Ovi/preview",
+            **search_aliases("waveform", "contact sheet", "speech"),
             description="Shows a clip as one picture: eight frames over the waveform on one time "
             "axis, speech marked. It is for looking, nothing is saved.",
             inputs=[

@@ -48,7 +48,7 @@ class OviReferences(io.ComfyNode):
         return io.Schema(
             node_id="OviReferences",
             display_name="Ovi References",
-            category="Ovi",
+            category="Ovi/latent",
             description="Gives a model that was trained for it (DreamID-Omni) the face and the "
             "voice of one or two people. A picture alone or a voice alone is possible too; the "
             "model was trained with both.",
@@ -192,7 +192,7 @@ class OviReferenceGuidance(io.ComfyNode):
         return io.Schema(
             node_id="OviReferenceGuidance",
             display_name="Ovi Reference Guidance",
-            category="Ovi",
+            category="Ovi/sample",
             description="Leads a clip by its references, with four predictions a step that share "
             "one forward where memory allows it. The sampler's cfg is for the picture (the "
             "reference uses 3.0). Works with KSampler and every other sampler, in place of 'Ovi "
@@ -220,7 +220,7 @@ class OviReferenceGuider(io.ComfyNode):
         return io.Schema(
             node_id="OviReferenceGuider",
             display_name="Ovi Reference Guider",
-            category="Ovi",
+            category="Ovi/sample",
             description="'Ovi Reference Guidance' and a guider in one, for "
             "'SamplerCustomAdvanced'.",
             inputs=[

@@ -5,7 +5,7 @@ solvers.
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import choose
+from ..ovi_model.core_facts import choose, search_aliases
 from ..ovi_model.sample import guidance
 from ..ovi_model.sample.attention_kernel import KERNELS, choose_attention
 from ..ovi_model.sample.solver import SOLVERS, shifted_sigmas
@@ -20,7 +20,7 @@ class OviAttention(io.ComfyNode):
         return io.Schema(
             node_id="OviAttention",
             display_name="Ovi Attention",
-            category="Ovi",
+            category="Ovi/sample",
             description="Chooses the attention kernel of an Ovi model, and says which are "
             "installed. Where a kernel cannot run, the workflow runs all the same, with ComfyUI's "
             "own choice.",
@@ -75,7 +75,8 @@ class OviGuidance(io.ComfyNode):
         return io.Schema(
             node_id="OviGuidance",
             display_name="Ovi Guidance",
-            category="Ovi",
+            category="Ovi/sample",
+            **search_aliases("audio cfg", "skip layer guidance", "slg"),
             description="Guides sound and picture separately: the sampler's cfg is for the picture "
             "(the reference uses 4.0), audio_cfg for the sound. Works with every sampler. Place it "
             "after LoRA loaders.",
@@ -156,7 +157,7 @@ class OviStreamingSampler(io.ComfyNode):
         return io.Schema(
             node_id="OviStreamingSampler",
             display_name="Ovi Streaming Sampler",
-            category="Ovi",
+            category="Ovi/sample",
             description="Makes a clip in blocks of a second, four steps each and without a "
             "negative prompt, with a model that was trained for it (Hallo-Live). Give it the "
             "sigmas of 'BasicScheduler', simple, 4 steps.",
@@ -203,7 +204,7 @@ class OviScheduler(io.ComfyNode):
         return io.Schema(
             node_id="OviScheduler",
             display_name="Ovi Scheduler",
-            category="Ovi",
+            category="Ovi/sample",
             description="The noise levels of the reference's schedules, one for each of its "
             "solvers.",
             inputs=[
@@ -265,7 +266,8 @@ class OviSamplerUniPC(io.ComfyNode):
         return io.Schema(
             node_id="OviSamplerUniPC",
             display_name="Ovi Sampler",
-            category="Ovi",
+            category="Ovi/sample",
+            **search_aliases("unipc", "euler", "dpm++"),
             description="The reference's solvers, one model call a step: flow UniPC of order 2 "
             "with a corrector, DPM++, Euler.",
             inputs=[

@@ -4,6 +4,7 @@ import sys
 
 from comfy_api.latest import io
 
+from ..ovi_model.core_facts import search_aliases
 from ..ovi_model.sample.steering import Steering, steer
 
 
@@ -15,7 +16,8 @@ class OviSteer(io.ComfyNode):
         return io.Schema(
             node_id="OviSteer",
             display_name="Ovi Steer",
-            category="Ovi",
+            category="Ovi/sample",
+            **search_aliases("video to audio", "foley", "sound for video", "lip sync"),
             description="Makes sound in step with a held picture: a video in a latent whose noise "
             "mask is 0. Acts on 'KSampler' and 'SamplerCustomAdvanced'; changes nothing "
             "where no picture is held beyond its first frame, or where the sound is held too. "

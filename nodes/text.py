@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import answer
+from ..ovi_model.core_facts import answer, search_aliases
 from ..ovi_model.text.encode import encode_prompts
 from ..ovi_model.text.prompt import SOUND_FORMS, check_inputs, write_sound
 
@@ -18,7 +18,16 @@ class OviTextEncode(io.ComfyNode):
         return io.Schema(
             node_id="OviTextEncode",
             display_name="Ovi Text Encode",
-            category="Ovi",
+            category="Ovi/text",
+            **search_aliases(
+                "talking",
+                "lip sync",
+                "speech",
+                "voice",
+                "dialogue",
+                "prompt with sound",
+                "CLIP Text Encode",
+            ),
             description="Encodes one prompt for picture and sound, and a negative prompt for each. "
             "Speech goes into <S>...<E>, the sound comes last. Text is read as written: "
             "parentheses are no weights.",

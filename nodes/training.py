@@ -34,7 +34,7 @@ class OviTrainingClips(io.ComfyNode):
         return io.Schema(
             node_id="OviTrainingClips",
             display_name="Ovi Training Clips",
-            category="Ovi",
+            category="Ovi/train",
             description="Reads a folder of clips to train on: videos with sound, or pictures with "
             "a sound of the same name, each with its caption in a .txt of the same name. They are "
             "brought to 24 frames a second and 16 kHz, cut to the length and to the size that is "
@@ -158,7 +158,7 @@ class OviTrainLora(io.ComfyNode):
         return io.Schema(
             node_id="OviTrainLora",
             display_name="Ovi Train LoRA",
-            category="Ovi",
+            category="Ovi/train",
             description="Trains a LoRA on clips with their sound: both towers and the layers that "
             "join them, or one of these. The model stays as it is and may be of any kind: bf16, "
             "fp8, GGUF. 'Save LoRA Weights' saves the result, 'Load LoRA Model' tries it at once, "

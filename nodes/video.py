@@ -8,7 +8,7 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import InputImpl, Types, io, ui
 
-from ..ovi_model.core_facts import choose
+from ..ovi_model.core_facts import choose, search_aliases
 from ..ovi_model.log import log
 from ..ovi_model.save.containers import CONTAINERS, Container
 from ..ovi_model.save.file_name import check_prefix, with_name
@@ -24,7 +24,8 @@ class OviSaveVideo(io.ComfyNode):
         return io.Schema(
             node_id="OviSaveVideo",
             display_name="Ovi Save Video",
-            category="Ovi",
+            category="Ovi/save",
+            **search_aliases("sound", "mux", "video with audio"),
             description="Saves frames and their sound as one video file, in sync, with the "
             "workflow inside.",
             inputs=[

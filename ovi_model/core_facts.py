@@ -4,6 +4,7 @@ text.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.utils
 import torch
+from comfy_api.latest import io
 
 try:
     # 0.21.0: blocks whose weights are streamed are fetched ahead, one by one.
@@ -33,6 +35,13 @@ LAYER_FORMATS = hasattr(comfy.utils, "convert_old_quants")
 NESTED_LATENTS = hasattr(comfy.sample, "prepare_empty_noise")
 # 0.26.0: context windows cut every stream of a nested latent.
 NESTED_WINDOWS = hasattr(comfy.context_windows, "WindowingState")
+# Newer than 0.3.75: a node may have more words that a search finds it by.
+SEARCH_ALIASES = "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def search_aliases(*words: str) -> dict[str, list[str]]:
+    """Return the schema's field for words that a search finds a node by, where there is one."""
+    return {"search_aliases": list(words)} if SEARCH_ALIASES else {}
 
 
 def unpack_latents(packed: torch.Tensor, shapes: list[torch.Size]) -> list[torch.Tensor]:

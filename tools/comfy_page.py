@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from comfy_server import EXTENSION
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 CHROMIUM_FLAGS = [
@@ -79,6 +79,11 @@ IS_WIRED = """([source, output, target, input]) => {
     const link = app.graph.links.get(to.inputs.find(slot => slot.name === input).link)
     return link?.origin_id === from.id && from.outputs[link.origin_slot].name === output
 }"""
+# Newer pages can show a workflow as an app.
+SHOW_APP = """async on => {
+    if (on !== Boolean(document.querySelector('[data-testid=linear-widgets]')))
+        await app.extensionManager.command.execute('Comfy.ToggleLinear')
+}"""
 SET_WIDGETS = """values => {
     for (const graph of [app.graph, ...(app.graph.subgraphs?.values() ?? [])])
         for (const widget of graph.nodes.flatMap(node => node.widgets ?? []))
@@ -137,15 +142,14 @@ class ComfyPage:
 
     def __init__(self, page: Page, url: str):
         self.page = page
+        self.url = url
         self.problems: list[str] = []
         page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", self._keep_error)
         page.route("**/*", _only_from(urlsplit(url).netloc))
         page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
-        page.goto(url, wait_until="domcontentloaded")
-        self.wait_until(IS_READY)
-        page.wait_for_timeout(500)  # the page restores its last workflow after it says it is ready
+        self._go_to(url)
 
     def load(self, workflow: dict, name: str) -> None:
         """Put a UI-format workflow on the canvas, as opening its file does."""
@@ -174,6 +178,7 @@ class ComfyPage:
         """Close what is open and empty the canvas, its middle at the middle of the window."""
         self._until(NO_DIALOG, lambda: self.page.keyboard.press("Escape"))
         self.problems.clear()
+        self.show_app(False)
         self.page.evaluate(CLEAR)
         self.zoom(1)
 
@@ -195,6 +200,10 @@ class ComfyPage:
         self.page.evaluate(
             "on => app.ui.settings.setSettingValueAsync('Comfy.VueNodes.Enabled', on)", on
         )
+
+    def show_app(self, on: bool) -> None:
+        """Show the workflow as an app, or its nodes again; for pages that have apps."""
+        self.page.evaluate(SHOW_APP, on)
 
     def types(self) -> list[str]:
         """Return the types of the nodes on the canvas."""
@@ -223,14 +232,23 @@ class ComfyPage:
         """Set every widget that has one of these names, on the canvas and in its subgraphs."""
         self.page.evaluate(SET_WIDGETS, values)
 
-    def open_template(self, name: str) -> None:
-        """Open a workflow of this extension from the template browser, on an empty canvas."""
+    def open_link(self, name: str) -> None:
+        """Open the page anew, by a link to a template of this extension."""
+        self._go_to(f"{self.url}/?template={name}&source={EXTENSION}")
+        self.wait_until(IS_OPEN, name)
+
+    def open_cards(self) -> Locator:
+        """Open the template browser at this extension's cards; return its dialog."""
         self.clear()
         self.page.get_by_text("Templates", exact=True).first.click()
         dialog = self.page.get_by_role("dialog")
         # Under Extensions: the list that the dialog begins with shows hundreds of others first.
         dialog.get_by_role("button", name=EXTENSION, exact=True).click()
-        card = dialog.get_by_test_id(f"template-workflow-{name}")
+        return dialog
+
+    def open_template(self, name: str) -> None:
+        """Open a workflow of this extension from the template browser, on an empty canvas."""
+        card = self.open_cards().get_by_test_id(f"template-workflow-{name}")
         card.click()
         self.wait_until(IS_OPEN, name)
         card.wait_for(state="hidden")
@@ -260,6 +278,12 @@ class ComfyPage:
     def wait_until(self, condition: str, arg: object = None, patience: float = PATIENCE_MS) -> None:
         """Wait until a condition of the page, in its own language, holds; patience: in ms."""
         self.page.wait_for_function(condition, arg=arg, polling=POLLING_MS, timeout=patience)
+
+    def _go_to(self, url: str) -> None:
+        self.page.goto(url, wait_until="domcontentloaded")
+        self.wait_until(IS_READY)
+        # The page restores its last workflow after it says it is ready.
+        self.page.wait_for_timeout(500)
 
     def _until(self, condition: str, gesture: Callable[[], None], arg: object = None) -> None:
         """Make a gesture, again and again if need be: a busy page can miss one, as it does a

@@ -23,6 +23,7 @@ FOLDERS = ("input", "output", "temp", "custom_nodes", "models", "user/default/wo
 CPU_FLAGS = ("--cpu", "--use-pytorch-cross-attention")
 QUIET_PAGE = {
     "Comfy.TutorialCompleted": True,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
     "Comfy.Minimap.Visible": False,
     "Comfy.Notification.ShowVersionUpdates": False,
     # ms between the presses of a double-click: a page that draws slowly sees them late.

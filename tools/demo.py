@@ -40,7 +40,7 @@ from comfyui_ovi.miniature.training.asked import (  # noqa: E402
 )
 from comfyui_ovi.miniature.training.world import Scene  # noqa: E402
 
-WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_miniature.json"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "Ovi_13_All_nodes_miniature.json"
 # Its small checkpoints stand in for the files of a workflow that is not made with the miniature.
 SUPPORT = REPOSITORY / "tests" / "support"
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov")

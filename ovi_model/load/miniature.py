@@ -8,7 +8,9 @@ from pathlib import Path
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 
+from ..config import SPATIAL_COMPRESSION
 from .audio_vae import load_audio_vae
 from .diffusion_model import load_model
 from .text_encoder import load_text_encoder
@@ -20,6 +22,10 @@ MODEL = "diffusion_models/ovi_miniature.safetensors"
 TEXT_ENCODER = "text_encoders/umt5_miniature.safetensors"
 VIDEO_VAE = "vae/wan22_miniature.safetensors"
 AUDIO_VAE = "vae/mmaudio_miniature.safetensors"
+SIDE, FRAMES = 64, 37  # pixels and frames of its training
+# Pixels of a picture. One of 960 x 960 takes a processor minutes for a step, and shows nothing.
+MOST_PIXELS = 512 * 512
+KEY = "ovi_miniature"
 
 
 def load_miniature(
@@ -30,12 +36,31 @@ def load_miniature(
     Raises ValueError naming the file that is missing, damaged or incomplete.
     """
     with _to_be_installed_again():
+        model = load_model(str(folder / MODEL), None, "default")
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _refuse_large)
         return (
-            load_model(str(folder / MODEL), None, "default"),
+            model,
             load_text_encoder(folder / TEXT_ENCODER),
             load_video_vae(folder / VIDEO_VAE),
             load_audio_vae(folder / AUDIO_VAE),
         )
+
+
+def _refuse_large(executor, packed, *args, shapes, **kwargs):
+    """Raise ValueError at the first step of a picture far larger than those it was trained on.
+
+    shapes: of the latents, [B, 48, F, H, W] of the picture first, unless the sound is alone.
+    """
+    if len(shapes[0]) == 5:
+        height, width = (SPATIAL_COMPRESSION * side for side in shapes[0][-2:])
+        if height * width > MOST_PIXELS:
+            raise ValueError(
+                f"Ovi Miniature was made for {SIDE} x {SIDE} pixels and {FRAMES} frames, and the "
+                f"latent has {width} x {height} pixels: set width and height of 'Ovi Latent' to "
+                f"{SIDE} and length to {FRAMES}. It knows a drawn world alone; for real clips of "
+                "this size load a released model with 'Load Diffusion Model'."
+            )
+    return executor(packed, *args, shapes=shapes, **kwargs)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ INSTEAD = {
     "HyperTile": f"cuts a U-Net's attention into tiles of one picture. {STEPS_SAVED}",
     "TomePatchModel": f"merges like tokens in a U-Net's attention. {STEPS_SAVED}",
     "PatchModelAddDownscale": "makes a U-Net's inner picture smaller for the first steps. Sample "
-    "small and then upscale: the workflow 'ovi_two_pass' does.",
+    "small and then upscale: the workflow 'Ovi_08_Two_passes_larger' does.",
     "HypernetworkLoader": "loads a hypernetwork, made for a U-Net's layers. Use a LoRA.",
     "QwenImageDiffsynthControlnet": f"adds what a model made for Qwen-Image gives. {FIRST_FRAME}",
     "ZImageFunControlnet": f"adds what a model made for Z-Image gives. {FIRST_FRAME}",
@@ -33,7 +33,7 @@ INSTEAD = {
     "Guidance' (since 0.33), which acts on both towers.",
     "FluxKVCache": f"keeps what Flux reads of reference pictures. {STEPS_SAVED}",
     "WanInfiniteTalkToVideo": "lets Wan 2.1 speak to a recording. On Ovi use 'Ovi Hold "
-    "Sound', as the workflow 'ovi_recording_to_video' does.",
+    "Sound', as the workflow 'Ovi_04_Voice_recording_to_video' does.",
     "HiDreamO1PatchSeamSmoothing": f"moves a picture over a grid of patches; it {ONE_PICTURE}",
     "LatentApplyOperationCFG": f"changes latents between steps; it {ONE_PICTURE} {SCALES}",
     "VideoLinearCFGGuidance": "gives every frame of Stable Video Diffusion, one sample each, a "

@@ -119,7 +119,8 @@ def _check_times(prompt: str) -> None:
             f"'{first}' {place_of(prompt, found[0].start())} and '{second}' give parts of the "
             "prompt times, but Ovi reads one prompt for the whole clip and no times in it. Make "
             "each part a clip with a prompt of its own: 'Ovi Continue' goes on from the one "
-            "before (workflow ovi_three_shots). Or say in words what comes first and what then."
+            "before (workflow Ovi_06_Film_of_three_shots). Or say in words what comes first and "
+            "what then."
         )
 
 

@@ -13,7 +13,7 @@ from comfyui_ovi.batch import film, shot_file
 from comfyui_ovi.batch.workflow import Workflow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-WORKFLOW = REPOSITORY / "workflows" / "api" / "ovi_miniature.json"
+WORKFLOW = REPOSITORY / "workflows" / "api" / "Ovi_13_All_nodes_miniature.json"
 BLUEPRINT = REPOSITORY / "subgraphs" / "Ovi continue the clip.json"
 RATE = 16000
 

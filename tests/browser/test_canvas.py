@@ -7,6 +7,7 @@ import json
 import pytest
 from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
+from comfyui_ovi.ovi_model.text.advice import advise
 from comfyui_ovi.ovi_model.text.prompt import check_prompt
 from workflow_files import WORKFLOWS
 
@@ -66,12 +67,48 @@ LINKS = [
 ]
 # What is typed wrong or loaded into a workflow, and a part of the answer.
 FAULTS = [
-    ("ovi_miniature", {"prompt": "A man says <S>Hello"}, "'<S>' at line 1, column 12"),
-    ("ovi_miniature", {"prompt": " "}, "prompt is empty"),
-    ("ovi_miniature", {"width": 70}, "64 or 96"),
-    ("ovi_miniature", {"length": 38}, "37 or 41"),
-    ("ovi_miniature", {"skip_layer": 30}, "this model has 1 to 3"),
-    ("ovi_text_to_audio_video", {"text_encoder": WEB_PAGE}, f"{WEB_PAGE} is a web page"),
+    (
+        "Ovi_13_All_nodes_miniature",
+        {"prompt": "A man says <S>Hello"},
+        "'<S>' at line 1, column 12",
+    ),
+    ("Ovi_13_All_nodes_miniature", {"prompt": " "}, "prompt is empty"),
+    ("Ovi_13_All_nodes_miniature", {"width": 70}, "64 or 96"),
+    ("Ovi_13_All_nodes_miniature", {"length": 38}, "37 or 41"),
+    ("Ovi_13_All_nodes_miniature", {"skip_layer": 30}, "this model has 1 to 3"),
+    ("Ovi_14_All_nodes_text", {"text_encoder": WEB_PAGE}, f"{WEB_PAGE} is a web page"),
+]
+PALETTE = "name => app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', name)"
+# Of letters and what is behind them, by the rule of WCAG 2; where several lie on one another, the
+# nearest that is not transparent.
+CONTRASTS = """() => {
+    const channels = colour => colour.match(/[\\d.]+/g).map(Number)
+    const light = colour => channels(colour).slice(0, 3)
+        .map(value => value / 255)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0)
+    const behind = element => {
+        const colour = getComputedStyle(element).backgroundColor
+        return channels(colour)[3] === 0 ? behind(element.parentElement) : colour
+    }
+    const all = document.querySelectorAll('.ovi-ruler span, .ovi-prompt-foot > *')
+    return Object.fromEntries([...all].map(element => {
+        const [dark, bright] = [getComputedStyle(element).color, behind(element)]
+            .map(light).sort((one, other) => one - other)
+        return [element.className, (bright + 0.05) / (dark + 0.05)]
+    }))
+}"""
+MENDED = [
+    "She says <s>Hello<e> Audio: rain",
+    "She says <S>Hello</s>. Audio: rain",
+    "A man says <S>Hello Audio: rain",
+    "A man says <S>Hello",
+    "Hello<E> Audio: rain",
+    "A cat. audio: purring",
+    "A cat sleeps",
+    "A man says \u201cHello there\u201d. Audio: rain",
+    "<S>One<E> and she answers 'two three'. Audio: rain",
+    "She waits. " * 180 + "<S>Hello<E> Audio: rain",
 ]
 SHOWN_PICTURES = """names => {
     const shown = [...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0)
@@ -153,24 +190,91 @@ def test_the_prompt_is_read_as_it_is_typed(page):
     area.fill("")
     page.page.keyboard.type("She says <S>Hello there, my friend<E> Audio: rain")
     page.page.get_by_text("Speech of about 1.7 s").wait_for()
-    page.page.locator(".ovi-prompt-sound", has_text="rain").wait_for()
-    parts = page.page.evaluate(
-        "[...document.querySelectorAll('.ovi-prompt-text span')].map(span => [span.className, "
-        "span.textContent])"
-    )
-    assert ["ovi-prompt-speech", "Hello there, my friend"] in parts
-    assert ["ovi-prompt-sound", " rain"] in parts
-    assert page.page.locator(".ovi-prompt-speech").is_visible()  # a new node has room for it
+    page.page.locator(".ovi-ruler-sound", has_text="rain").wait_for()
+    (block,) = page.page.locator(".ovi-ruler-speech").all()
+    assert block.text_content() == "Hello there, my friend"
+    assert block.is_visible()  # a new node has room for it
+    assert "is-late" not in block.get_attribute("class")
+    for long in (1, 2):
+        page.page.keyboard.type(" <S>one two three four five six seven eight<E>")
+        page.page.get_by_text(f"Speech of about {1.667 + long * 8 * 5 / 12:.1f} s").wait_for()
+    assert page.page.locator(".ovi-ruler-speech.is-late").count() == 1  # past 5 s
     page.page.keyboard.type(" <S>")
     page.page.get_by_text("<S> is not closed").wait_for()
     assert page.problems == []
+
+
+def test_what_is_wrong_with_a_prompt_is_mended_by_a_click(page):
+    page.add_by_search("Ovi Text Encode", *PLACE)
+    page.set_widgets({"prompt": 'A man says "Hello there"'})
+    for says in ("Nothing is said of the sound", "is not spoken"):
+        page.page.locator(".ovi-prompt-line", has_text=says).wait_for()
+        page.page.locator(".ovi-prompt-mend").click()
+    page.page.get_by_text("Speech of about 0.8 s").wait_for()
+    (asked,) = page.api_form().values()
+    expected = "A man says <S>Hello there<E>\n\nAudio: quiet room tone."
+    assert asked["inputs"]["prompt"] == expected
+    page.page.locator(".ovi-prompt-examples").select_option("A singer on a stage")
+    page.page.locator(".ovi-ruler-speech", has_text="Carry me home tonight.").wait_for()
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("is_light", [False, True], ids=["dark", "light"])
+def test_the_ruler_is_legible(page, is_light):
+    page.page.evaluate(PALETTE, "light" if is_light else "dark")
+    try:
+        page.add_by_search("Ovi Text Encode", *PLACE)
+        page.set_widgets(
+            {"prompt": "A <s>man<E> <S>one two<E> <S>" + "word " * 40 + "<E> Audio: x"}
+        )
+        page.page.locator(".ovi-ruler-speech.is-late").wait_for()
+        contrasts = page.page.evaluate(CONTRASTS)
+        assert len(contrasts) >= 5
+        assert min(contrasts.values()) >= 4.5, contrasts
+    finally:
+        page.page.evaluate(PALETTE, "dark")
+
+
+def test_each_example_is_in_the_form_that_ovi_reads(page):
+    script = """async module => {
+        const { EXAMPLES } = await import(`${module}/prompt_examples.js`)
+        const { findMends } = await import(`${module}/prompt_mends.js`)
+        return Object.values(EXAMPLES).map(text => [text, findMends(text)])
+    }"""
+    examples = page.page.evaluate(script, f"/extensions/{EXTENSION}/js")
+    assert len(examples) >= 6
+    for text, mends in examples:
+        check_prompt(text)
+        assert advise(text) == mends == []
+
+
+@pytest.mark.parametrize("prompt", MENDED)
+def test_a_mended_prompt_has_nothing_left_to_say(page, prompt):
+    """The page's rules and the node's, in two languages."""
+    script = """async ([module, prompt]) => {
+        const { findMends } = await import(`${module}/prompt_mends.js`)
+        for (let mends; (mends = findMends(prompt)).length;) prompt = mends[0].mended
+        return prompt
+    }"""
+    mended = page.page.evaluate(script, [f"/extensions/{EXTENSION}/js", prompt])
+    assert said_of(prompt)
+    assert not said_of(mended)
+
+
+def said_of(prompt):
+    """What the node says of a prompt, refused or advised."""
+    try:
+        check_prompt(prompt)
+    except ValueError as error:
+        return [str(error)]
+    return advise(prompt) or ["It is long."] * (len(prompt.split()) > 350)
 
 
 def test_a_workflow_reads_and_plays_with_nodes_2_0(served, page):
     """The page's other way to draw nodes."""
     page.draw_nodes_with_vue(True)
     try:
-        page.open_template("ovi_miniature")
+        page.open_template("Ovi_13_All_nodes_miniature")
         page.page.get_by_text("No speech in a clip of 1.5 s").wait_for()
         page.set_widgets({"steps": 2, "prompt": "A red face says <S>ba ba<E>. Audio: a low voice."})
         page.page.get_by_text("Speech of about 0.8 s in a clip of 1.5 s").wait_for()
@@ -242,7 +346,7 @@ def test_a_blueprint_is_offered_and_runs(served, page, small, path):
 
 
 def test_a_file_that_is_missing_is_offered(page):
-    text = TEXTS["ovi_text_to_audio_video"]
+    text = TEXTS["Ovi_14_All_nodes_text"]
     text = text.replace("model_960x960.safetensors", "absent.safetensors")
     page.load(json.loads(text), "absent")
     page.page.get_by_text("Missing Models").or_(page.page.get_by_text("View details")).first.click()

@@ -34,5 +34,4 @@ def test_choices_and_comments_are_resolved_as_for_core_s_node(page):
     names = ("prompt", "video_negative", "audio_negative")
     page.set_widgets(dict.fromkeys(names, TYPED))
     assert {name: sent_by(page, name) for name in names} == dict.fromkeys(names, expected)
-    page.page.locator(".ovi-prompt-speech", has_text="{hi|hi}").wait_for()
-    page.page.locator(".ovi-prompt-text", has_text="/* draft */").wait_for()
+    page.page.locator(".ovi-ruler-speech", has_text="{hi|hi}").wait_for()

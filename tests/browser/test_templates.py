@@ -2,24 +2,31 @@
 then the files they leave.
 """
 
+import json
 from datetime import date, timedelta
 
 import pytest
+from comfy_server import EXTENSION
+from comfyui_ovi.ovi_model.template_links import RENAMED
 from workflow_files import WORKFLOWS, skip_if_newer
 
 pytestmark = pytest.mark.browser
 NEEDS_ENCODER = (
-    "ovi_image_to_audio_video",
-    "ovi_recording_to_video",
-    "ovi_sound_for_video",
-    "ovi_three_shots",
-    "ovi_a_face_and_a_voice",
+    "Ovi_03_Picture_to_talking_video",
+    "Ovi_15_All_nodes_picture",
+    "Ovi_04_Voice_recording_to_video",
+    "Ovi_05_Sound_for_a_video",
+    "Ovi_06_Film_of_three_shots",
+    "Ovi_16_A_face_and_a_voice",
 )
+MINIATURE = ("Ovi_01_Miniature_no_download", "Ovi_13_All_nodes_miniature")
 # Puts the miniature in the place of all four loaders.
 LOAD_MINIATURE = """() => {
-    const graph = app.graph, miniature = LiteGraph.createNode('OviMiniature')
-    graph.add(miniature)
     const loaders = ['UNETLoader', 'OviTextEncoderLoader', 'VAELoader', 'OviAudioVAELoader']
+    const graph = [app.graph, ...(app.graph.subgraphs?.values() ?? [])]
+        .find(graph => graph.nodes.some(node => node.type === loaders[0]))
+    const miniature = LiteGraph.createNode('OviMiniature')
+    graph.add(miniature)
     for (const [slot, type] of loaders.entries()) {
         const loader = graph.nodes.find(node => node.type === type)
         for (const id of [...loader.outputs[0].links]) {
@@ -37,10 +44,10 @@ def test_a_template_opens_runs_and_plays(page, small, name):
     skip_if_newer(page.missing_nodes())
     assert page.missing_nodes() == []
     frames = 37
-    if name != "ovi_miniature":
+    if name not in MINIATURE:
         page.set_widgets(small)
         frames = small["length"]
-    if name == "ovi_three_shots":
+    if name == "Ovi_06_Film_of_three_shots":
         page.set_widgets({"length": 13, "seconds": 1 / 6})
         frames = 13 + 4 + 4
     if name in NEEDS_ENCODER:
@@ -54,8 +61,39 @@ def test_a_template_opens_runs_and_plays(page, small, name):
     assert page.problems == []
 
 
+CARDS = """() => [...document.querySelectorAll('[data-testid^=template-workflow-]')]
+    .map(card => card.dataset.testid.replace('template-workflow-', ''))"""
+# Pixels of the first card's picture, as shown.
+FIRST_PICTURE = """() => {
+    const [card] = document.querySelectorAll('[data-testid^=template-workflow-]')
+    const image = card.querySelector('img')
+    return image?.naturalWidth ? [image.naturalWidth, image.naturalHeight] : null
+}"""
+
+
+def test_cards_stand_in_the_order_of_their_names_with_pictures(page):
+    names = sorted(path.stem for path in WORKFLOWS)
+    page.open_cards().get_by_test_id(f"template-workflow-{names[0]}").wait_for()
+    page.page.wait_for_function(FIRST_PICTURE)
+    assert page.page.evaluate(FIRST_PICTURE) == [320, 320]
+    assert [name for name in page.page.evaluate(CARDS) if name in names] == names
+    assert page.problems == []
+
+
+def test_a_template_for_newcomers_is_an_app(served, page):
+    """Where the page has apps; another shows its few nodes."""
+    page.open_template("Ovi_01_Miniature_no_download")
+    assert len(page.types()) <= 6
+    if served.is_newest:
+        page.show_app(True)
+        shown = page.page.get_by_test_id("linear-widgets")
+        for label in ("prompt", "frames (24 a second)", "width (pixels)", "steps", "seed"):
+            shown.get_by_text(label, exact=True).first.wait_for()
+    assert page.problems == []
+
+
 def test_a_dropped_video_gives_its_workflow_back(served, page):
-    page.open_template("ovi_miniature")
+    page.open_template("Ovi_13_All_nodes_miniature")
     page.set_widgets({"steps": 2, "noise_seed": 4321})
     page.press_run()
     page.play_video()
@@ -77,7 +115,7 @@ SAVE_LATENT = """() => {
 
 
 def test_a_dropped_latent_gives_its_workflow_back_and_is_in_the_list(served, page):
-    page.open_template("ovi_miniature")
+    page.open_template("Ovi_13_All_nodes_miniature")
     page.set_widgets({"steps": 2, "noise_seed": 5432})
     page.page.evaluate(SAVE_LATENT)
     page.press_run()
@@ -101,7 +139,7 @@ def test_a_file_name_is_filled_in(served, page):
     typed.
     """
     typed = "video/%date:yyyy-MM-dd%_%RandomNoise.noise_seed%_%width%"
-    page.open_template("ovi_miniature")
+    page.open_template("Ovi_13_All_nodes_miniature")
     page.set_widgets({"steps": 2, "noise_seed": 77, "filename_prefix": typed})
     page.press_run()
     page.play_video()
@@ -109,3 +147,13 @@ def test_a_file_name_is_filled_in(served, page):
     assert abs(date.fromisoformat(saved.name.split("_")[0]) - date.today()) <= timedelta(days=1)
     assert typed in page.page.evaluate("JSON.stringify(app.graph.serialize())")
     assert page.problems == []
+
+
+def test_a_link_to_an_earlier_name_opens_its_template(served, page):
+    """The last test on a page: it is opened anew."""
+    workflows = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in WORKFLOWS}
+    for old, new in RENAMED.items():
+        address = f"/api/workflow_templates/{EXTENSION}/{old}.json"
+        assert served.server.get(address) == workflows[new]
+    page.open_link("ovi_miniature")
+    assert "OviMiniature" in page.types()

@@ -109,6 +109,8 @@ def test_an_empty_comfyui_runs_it(unpacked, tmp_path):
         for name in ("docs/OviDecode.md", "js/prompt.js"):
             with urllib.request.urlopen(f"{server.url}/extensions/{EXTENSION}/{name}") as response:
                 assert response.read() == (unpacked / "web" / name).read_bytes()
-        prompt = json.loads((unpacked / "workflows/api/ovi_miniature.json").read_text())
+        prompt = json.loads(
+            (unpacked / "workflows/api/Ovi_13_All_nodes_miniature.json").read_text()
+        )
         outputs = server.run(prompt)
     assert any(base.glob("output/**/*.mp4")), outputs

@@ -287,3 +287,16 @@ def test_something_is_heard_of_every_scene(judged):
 def test_the_sound_stands_out_from_silence(judged):
     """It is 60 dB in the median."""
     assert figures.summarise(judged["fused"])["snr_db"] >= 20
+
+
+def test_a_picture_far_larger_than_it_knows_is_refused_at_once(runtime):
+    """Ovi Latent as it is added has 960 x 960 pixels; no step of them is made."""
+    graph = Graph()
+    parts = graph.add("OviMiniature")
+    text = graph.text(output(parts, 1))
+    latent = graph.add("OviLatent", width=960, height=960, length=121, batch_size=1)
+    graph.show(graph.sample(parts, text, steps=20, latent_image=latent))
+    result = runtime.run(graph.prompt)
+    assert not result.ok
+    assert "was made for 64 x 64 pixels and 37 frames" in str(result.error)
+    assert "960 x 960" in str(result.error)

@@ -121,7 +121,7 @@ def test_prompts_that_are_fine(text):
     ],
 )
 def test_a_prompt_whose_parts_have_times_is_refused_with_what_to_do(text, first, second):
-    message = f"'{first}.* at line .* and '{second}.* 'Ovi Continue' .*ovi_three_shots"
+    message = f"'{first}.* at line .* and '{second}.* 'Ovi Continue' .*Ovi_06_Film_of_three_shots"
     for check in (prompt.check_prompt, lambda text: prompt.check_inputs(text, "as written")):
         with pytest.raises(ValueError, match=message):
             check(text)

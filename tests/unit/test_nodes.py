@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_ovi.nodes import NODES
+from comfyui_ovi.ovi_model.core_facts import SEARCH_ALIASES
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -310,7 +311,7 @@ def test_inputs_and_outputs_are_as_promised(node):
 @each_node
 def test_everything_is_explained(node):
     schema = node.define_schema()
-    assert schema.category == "Ovi"
+    assert re.fullmatch("Ovi/(load|text|latent|sample|decode|save|preview|train)", schema.category)
     assert re.fullmatch(r"Ovi( [A-Z]\w+)+", schema.display_name)
     assert len(schema.description) > 20
     assert schema.description.endswith(".")
@@ -352,6 +353,19 @@ def test_the_help_page_shows_the_node_wired(node):
             picture.verify()
 
 
+@pytest.mark.skipif(not SEARCH_ALIASES, reason="this ComfyUI searches by names alone")
+@pytest.mark.parametrize("words", ["talking", "lip sync", "speech", "sound"])
+def test_a_search_for_what_people_want_finds_nodes(runtime, words):
+    found = [
+        name
+        for name in CONTRACT
+        for alias in runtime.nodes.NODE_CLASS_MAPPINGS[name].GET_NODE_INFO_V1()["search_aliases"]
+        or []
+        if words in alias.lower()
+    ]
+    assert found
+
+
 def test_no_help_page_is_left_over():
     assert {path.stem for path in (REPOSITORY / "web" / "docs").glob("*.md")} == set(CONTRACT)
 
@@ -359,4 +373,4 @@ def test_no_help_page_is_left_over():
 @pytest.mark.parametrize("name", CONTRACT)
 def test_comfyui_knows_the_node_from_this_extension(runtime, name):
     known = runtime.nodes.NODE_CLASS_MAPPINGS[name]
-    assert known.GET_NODE_INFO_V1()["category"] == "Ovi"
+    assert known.GET_NODE_INFO_V1()["category"].startswith("Ovi/")

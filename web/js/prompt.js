@@ -1,31 +1,46 @@
-// Under the inputs of Ovi Text Encode, shows the prompt as Ovi reads it while one types: speech and sound in colours,
-// tags that are wrong, and how long the speech takes in a clip of this length. The prompt itself stays plain text.
+// Under the inputs of Ovi Text Encode, a ruler in seconds shows while one types when the prompt is spoken and what is
+// heard; what Ovi would read otherwise is said, and mended by a click. The prompt itself stays plain text.
 
 import { app } from "../../../scripts/app.js"
-import { readPrompt, speakingSeconds } from "./prompt_parts.js"
+import { EXAMPLES, VOICES } from "./prompt_examples.js"
+import { findMends } from "./prompt_mends.js"
+import { placeSpeech, readPrompt, speakingSeconds } from "./prompt_parts.js"
 
 const FRAMES_A_SECOND = 24
 const MILLISECONDS = 150 // between two looks at the prompt
-// Pixels. A new node has room for a prompt and its reading. One of a saved workflow keeps its size, and what it has
-// no room for is left out whole: first the text, then the line.
+const USUAL_SECONDS = 5 // of a clip whose length is not known
+// Pixels. A new node has room for a prompt and its ruler. One of a saved workflow keeps its size, and what it has
+// no room for is left out whole: first the ruler, then the line.
 const LEAST_FOR_LINE = 30
-const LEAST_FOR_TEXT = 51
-const MOST = 160
+const LEAST_FOR_RULER = 86
+const MOST = 106
 const ROOM_IN_A_NEW_NODE = 150
 
+// Colours are given in pairs, so that letters stand out from what is behind them in every theme of the page.
 const STYLE = `
-.ovi-prompt { display: flex; flex-direction: column; gap: 4px; font: 11px/1.4 sans-serif; color: var(--input-text);
-  background: var(--comfy-input-bg); border-radius: 4px; padding: 6px; box-sizing: border-box; overflow: hidden; }
-.ovi-prompt.has-no-text .ovi-prompt-text { display: none; }
+.ovi-prompt { display: flex; flex-direction: column; justify-content: flex-end; gap: 4px; font: 11px/1.4 sans-serif;
+  color: var(--input-text); background: var(--comfy-input-bg); border-radius: 4px; padding: 6px; box-sizing: border-box;
+  overflow: hidden; }
+.ovi-prompt.has-no-ruler .ovi-ruler { display: none; }
 .ovi-prompt.has-nothing { visibility: hidden; }
-.ovi-prompt-text { flex: 1 1 0; min-height: 0; overflow-y: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
-.ovi-prompt-speech { color: #e0a030; }
-.ovi-prompt-sound { color: #3aa8b8; }
-.ovi-prompt-tag { opacity: 0.6; }
-.ovi-prompt-fault { color: #e05050; text-decoration: underline wavy; }
-.ovi-prompt-line { flex: none; border-top: 1px solid var(--border-color); padding-top: 4px; white-space: nowrap;
-  overflow: hidden; text-overflow: ellipsis; }
-.ovi-prompt-line.is-wrong { color: #e05050; }
+.ovi-ruler { position: relative; flex: none; height: 50px; overflow: hidden; border-radius: 3px;
+  background: #e8eaed; color: #14181c; }
+.ovi-ruler span { position: absolute; box-sizing: border-box; padding: 0 3px; overflow: hidden; white-space: nowrap;
+  text-overflow: ellipsis; line-height: 17px; }
+.ovi-ruler .ovi-ruler-tick { top: 0; bottom: 0; border-left: 1px solid #9aa3ab; color: #4a535b; font-size: 9px;
+  line-height: 11px; }
+.ovi-ruler-speech { top: 13px; height: 17px; border-radius: 3px; background: #f2c14e; color: #14181c; }
+.ovi-ruler-speech.is-late { background: #b3261e; color: #ffffff; }
+.ovi-ruler-sound { bottom: 0; left: 0; right: 0; height: 17px; background: #9bdce6; color: #14181c; }
+.ovi-ruler-sound.is-absent { background: #e8eaed; color: #4a535b; font-style: italic; }
+.ovi-prompt-foot { display: flex; flex: none; gap: 4px; align-items: center; }
+.ovi-prompt-line { flex: 1 1 0; min-width: 0; padding: 1px 4px; border-radius: 3px; white-space: nowrap; overflow: hidden;
+  text-overflow: ellipsis; }
+.ovi-prompt-line.is-advice { background: #f2c14e; color: #14181c; }
+.ovi-prompt-line.is-wrong { background: #b3261e; color: #ffffff; }
+.ovi-prompt-foot button, .ovi-prompt-foot select { flex: none; font: inherit; border: 1px solid #4a535b;
+  border-radius: 3px; background: #e8eaed; color: #14181c; padding: 0 6px; }
+.ovi-prompt-foot select { width: 84px; }
 `
 
 app.registerExtension({
@@ -54,6 +69,7 @@ function addReading(node) {
   widget.serialize = false
   const [width, height] = node.computeSize()
   node.setSize([Math.max(width, node.size[0]), height + ROOM_IN_A_NEW_NODE])
+  keepWidth(widget)
   const sizes = new ResizeObserver(() => leaveOut(element))
   sizes.observe(element)
 
@@ -64,7 +80,7 @@ function addReading(node) {
     const text = promptOf(node)
     const seconds = clipSeconds(node)
     const now = JSON.stringify([text, seconds])
-    if (now !== shown) show(element, text, seconds)
+    if (now !== shown) show(element, text, seconds, (mended) => write(node, mended))
     shown = now
   }
   const timer = setInterval(look, MILLISECONDS)
@@ -76,16 +92,32 @@ function addReading(node) {
   }
 }
 
+// Newer pages set the width of a widget to that of their side panel, where they show it too.
+function keepWidth(widget) {
+  Object.defineProperty(widget, "width", { configurable: true, get: () => undefined, set: () => {} })
+}
+
 function leaveOut(element) {
   const height = element.clientHeight
-  element.classList.toggle("has-no-text", height < LEAST_FOR_TEXT)
+  element.classList.toggle("has-no-ruler", height < LEAST_FOR_RULER)
   element.classList.toggle("has-nothing", height < LEAST_FOR_LINE)
+}
+
+function promptWidget(node) {
+  return node.widgets.find((widget) => widget.name === "prompt")
+}
+
+function write(node, text) {
+  const widget = promptWidget(node)
+  widget.value = text
+  widget.callback?.(text)
+  app.graph.setDirtyCanvas(true, true)
 }
 
 // The prompt as typed; null if it comes from another node.
 function promptOf(node) {
   if (node.inputs?.some((input) => input.name === "prompt" && input.link != null)) return null
-  return String(node.widgets.find((widget) => widget.name === "prompt")?.value ?? "")
+  return String(promptWidget(node)?.value ?? "")
 }
 
 // Length in seconds that the nearest Ovi Latent asks for; null if there is none or another node sets it.
@@ -108,20 +140,83 @@ function neighbours(node) {
   return [...before, ...after].filter(Boolean)
 }
 
-function show(element, text, seconds) {
+function show(element, text, seconds, change) {
   if (text === null) {
     element.replaceChildren(makeElement("div", "ovi-prompt-line", "The prompt comes from another node."))
     return
   }
   const { parts, faults } = readPrompt(text)
-  const shown = makeElement("div", "ovi-prompt-text")
-  shown.append(...parts.map((part) => makeElement("span", `ovi-prompt-${part.kind}`, part.text)))
+  const foot = makeElement("div", "ovi-prompt-foot")
+  const mends = findMends(text)
+  foot.append(makeLine(parts, faults, mends, seconds))
+  const mend = mends.find((mend) => mend.mended !== null)
+  if (mend) foot.append(makeButton(mend, change))
+  foot.append(makeMenu(text, change))
+  element.replaceChildren(makeRuler(parts, seconds), foot)
+}
+
+// Faults stop the workflow and come first; then what is read otherwise, then what stands on the ruler.
+function makeLine(parts, faults, mends, seconds) {
   const speaking = speakingSeconds(parts)
-  const wrong = faults.length > 0 || (seconds !== null && speaking > seconds)
-  const line = makeElement("div", "ovi-prompt-line", faults[0] ?? say(speaking, seconds))
+  const late = seconds !== null && speaking > seconds
+  const advice = late ? null : mends[0]?.says
+  const line = makeElement("div", "ovi-prompt-line", faults[0] ?? advice ?? say(speaking, seconds))
   line.title = line.textContent // a narrow node cuts it
-  line.classList.toggle("is-wrong", wrong)
-  element.replaceChildren(shown, line)
+  line.classList.toggle("is-wrong", faults.length > 0 || late)
+  line.classList.toggle("is-advice", faults.length === 0 && !late && Boolean(advice))
+  return line
+}
+
+function makeButton({ says, mended }, change) {
+  const button = makeElement("button", "ovi-prompt-mend", "Fix")
+  button.title = says
+  button.addEventListener("click", () => change(mended))
+  return button
+}
+
+function makeMenu(text, change) {
+  const menu = makeElement("select", "ovi-prompt-examples")
+  menu.append(new Option("Examples", "", true, true))
+  const prompts = makeElement("optgroup")
+  prompts.label = "Prompts"
+  prompts.append(...Object.keys(EXAMPLES).map((name) => new Option(name, EXAMPLES[name])))
+  const voices = makeElement("optgroup")
+  voices.label = "Voices"
+  voices.append(...VOICES.map((voice) => new Option(voice, withVoice(text, voice))))
+  menu.append(prompts, voices)
+  menu.addEventListener("change", () => menu.value && change(menu.value))
+  return menu
+}
+
+function withVoice(text, voice) {
+  if (text.includes("Audio:")) return text.replace(/Audio:\s*/, `Audio: ${voice}, `)
+  return `${text.trimEnd()}\n\nAudio: ${voice}.`
+}
+
+function makeRuler(parts, seconds) {
+  const ruler = makeElement("div", "ovi-ruler")
+  const whole = seconds ?? USUAL_SECONDS
+  const blocks = placeSpeech(parts, whole)
+  const shown = Math.max(whole, ...blocks.map((block) => block.end))
+  const place = (element, from, to) => {
+    element.style.left = `${(100 * from) / shown}%`
+    element.style.width = `${(100 * (to - from)) / shown}%`
+    element.title = element.textContent
+    return element
+  }
+  for (let second = 1; second < shown; second++)
+    ruler.append(place(makeElement("span", "ovi-ruler-tick", String(second)), second, second + 1))
+  const heard = parts.filter((part) => part.kind === "sound").map((part) => part.text.trim())
+  const sound = makeElement("span", "ovi-ruler-sound", heard.join(" ") || "no sound is described")
+  sound.classList.toggle("is-absent", heard.length === 0)
+  sound.title = sound.textContent
+  ruler.append(sound)
+  for (const { text, start, end } of blocks) {
+    const block = place(makeElement("span", "ovi-ruler-speech", text), start, end)
+    block.classList.toggle("is-late", end > whole)
+    ruler.append(block)
+  }
+  return ruler
 }
 
 function say(speaking, seconds) {
@@ -131,7 +226,7 @@ function say(speaking, seconds) {
   return `Speech of about ${speaking.toFixed(1)} s${clip}${long}`
 }
 
-function makeElement(name, className, text = "") {
+function makeElement(name, className = "", text = "") {
   const element = document.createElement(name)
   element.className = className
   element.textContent = text

@@ -94,6 +94,21 @@ export function speakingSeconds(parts) {
   return words.reduce((sum, count) => sum + count, 0) * SECONDS_A_WORD
 }
 
+// Return { text, start, end } in seconds for each spoken part: in order, with equal rests before, between and behind
+// them. What does not fit a clip of so many seconds runs past its end.
+export function placeSpeech(parts, seconds) {
+  const spoken = parts.filter((part) => part.kind === "speech" && part.text.trim())
+  const lengths = spoken.map((part) => countWords(part.text) * SECONDS_A_WORD)
+  const speaking = lengths.reduce((sum, length) => sum + length, 0)
+  const rest = Math.max(0, seconds - speaking) / (spoken.length + 1)
+  let end = 0
+  return spoken.map((part, place) => {
+    const start = end + rest
+    end = start + lengths[place]
+    return { text: part.text.trim(), start, end }
+  })
+}
+
 // Not every script puts spaces between words.
 const segmenter = globalThis.Intl?.Segmenter && new Intl.Segmenter(undefined, { granularity: "word" })
 

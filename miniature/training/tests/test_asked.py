@@ -8,7 +8,9 @@ import torch
 from comfyui_ovi.miniature.training import asked, world
 from media import make_audio, save
 
-WORKFLOW = Path(__file__).resolve().parents[3] / "workflows" / "api" / "ovi_miniature.json"
+WORKFLOW = (
+    Path(__file__).resolve().parents[3] / "workflows" / "api" / "Ovi_13_All_nodes_miniature.json"
+)
 SCENE = world.Scene("lamp", "blue", 2, "high")
 
 
