@@ -116,10 +116,9 @@ class ComfyWorker:
                 error = "the workflow saved no file: it needs a node that saves: 'Ovi Save Video'"
         except TooLongError as problem:
             error = str(problem)
+            self.stop()  # it may go on with it for ever: the next job gets a new one
         except (ServerError, OSError) as problem:
             error, lost = f"ComfyUI ended while it made the clip: {problem}", True
-        if error:
-            # What it has cached or still does is unknown: the next job gets a new one.
             self.stop()
         seconds = time.monotonic() - begin
         return Outcome(tuple(made), error, lost, seconds, process, platform.node())
@@ -256,10 +255,9 @@ def _other_faults(told: str, prompt: dict, lacking: dict[str, str]) -> str:
         f"{prompt[node]['class_type']} (node {node}): Required input is missing: {name}"
         for node, name in lacking.items()
     }
-    summary = "Prompt outputs failed validation"
-    lines = [
-        re.sub(r"Custom validation failed for node: \w+ - ", "", line)
-        for line in told.splitlines()
-        if line not in expected and not line.startswith(summary)
-    ]
-    return "; ".join(dict.fromkeys(lines))
+    of_nodes = [line for line in told.splitlines() if re.match(r"\S+ \(node \S+\): ", line)]
+    if not of_nodes:
+        return told
+    others = [line for line in of_nodes if line not in expected]
+    words = [re.sub(r"Custom validation failed for node: \w+ - ", "", line) for line in others]
+    return "; ".join(dict.fromkeys(words))

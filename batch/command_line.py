@@ -23,6 +23,8 @@ from .workflow import Workflow
 
 FILM_SUFFIXES = (".yaml", ".yml")
 FILM_KINDS = (".mp4", ".mkv")
+# What is told in a sentence.
+PROBLEMS = (TableError, FilmError, LedgerError, PoolError, ServerError, ValueError, OSError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         with Ledger(options.out) as ledger:
             is_film = options.jobs.suffix.lower() in FILM_SUFFIXES
             return (make_film if is_film else make_clips)(options, ledger)
-    except (TableError, FilmError, LedgerError, PoolError, ServerError, ValueError) as problem:
+    except PROBLEMS as problem:
         print(problem, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -60,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--job-seconds", type=float, default=7200, help="the longest one clip may take"
+    )
+    parser.add_argument(
+        "--flag", action="append", default=[], help="one of ComfyUI's own, as --flag=--lowvram"
     )
     parser.add_argument("--python", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--comfyui", type=Path, required=True, help=argparse.SUPPRESS)
@@ -128,7 +133,9 @@ def do_jobs(
         size = asked or (cards() // options.cards_per_clip if on_cards else 1)
         if size < 1:
             raise PoolError(f"{cards()} cards are too few for {options.cards_per_clip} a clip")
-        setup = Setup(options.python, options.comfyui, not on_cards, options.job_seconds)
+        setup = Setup(
+            options.python, options.comfyui, not on_cards, options.job_seconds, tuple(options.flag)
+        )
         progress = Progress(len(jobs), len(ledger.done))
         watch = watch_of(ledger, progress)
         pool = Pool(setup, size, on_cards, watch, ledger.end_of, tail_frames)

@@ -116,12 +116,9 @@ class Pool:
 
     def close(self) -> None:
         """End all workers, and ComfyUI with them; those that are busy leave their folders."""
-        idle = [worker for worker in self._workers if worker.call is None]
-        ray.wait(
-            [worker.actor.stop.remote() for worker in idle] or [ray.put(None)],
-            num_returns=max(1, len(idle)),
-            timeout=STOP_SECONDS,
-        )
+        idle = [worker.actor for worker in self._workers if worker.call is None]
+        if stopping := [actor.stop.remote() for actor in idle]:
+            ray.wait(stopping, num_returns=len(stopping), timeout=STOP_SECONDS)
         for worker in self._workers:
             ray.kill(worker.actor)
 

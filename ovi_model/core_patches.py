@@ -12,6 +12,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import comfy.context_windows
@@ -53,7 +54,9 @@ class Patch(NamedTuple):
     def place(self) -> str:
         """What is replaced, by its full name."""
         module = f"{self.home.__module__}." if isinstance(self.home, type) else ""
-        return f"{module}{self.home.__name__}.{self.name}"
+        # ComfyUI names the modules of its nodes by their paths.
+        home = ".".join(Path(f"{module}{self.home.__name__}").parts[-2:])
+        return f"{home}.{self.name}"
 
 
 def install() -> None:
@@ -189,44 +192,44 @@ def _add(method):
 
 
 def _patches_of_trainer() -> Iterator[Patch]:
-    """Yield the changes of core's 'Train LoRA', where there is one that a change knows."""
+    """Yield the changes of core's 'Train LoRA', where there is one."""
     trainer = core_trainer.find_trainer()
-    node = getattr(trainer, "TrainLoraNode", None)
-    sampler = getattr(trainer, "TrainSampler", None)
-    newer = "would need to take joint latents"
+    if trainer is None:
+        return
     takes = core_facts.NESTED_LATENTS and hasattr(trainer, "_prepare_latents_and_count")
-    if node is not None:
-        yield Patch(
-            node,
-            "execute",
-            partial(core_trainer.take_clips, is_ours=_is_ours, takes_nested=takes),
-            "It takes latents of one tensor.",
-            newer,
-        )
-    if takes and hasattr(sampler, "fwd_bwd"):
-        yield Patch(
-            sampler,
-            "fwd_bwd",
-            core_trainer.measure_clips,
-            "It gives every clip of a batch to every caption, and a sound's numbers are few.",
-            newer,
-        )
+    newer = "would need to take joint latents"
+    yield Patch(
+        trainer.TrainLoraNode,
+        "execute",
+        partial(core_trainer.take_clips, is_ours=_is_ours, takes_nested=takes),
+        "It takes latents of one tensor; before 0.33 a sentence says so.",
+        newer,
+    )
+    yield Patch(
+        trainer.TrainSampler,
+        "fwd_bwd",
+        core_trainer.measure_clips,
+        "From 0.33 on it gives every clip of a batch to every caption; a sound has few numbers.",
+        newer,
+        takes,
+    )
+    yield Patch(
+        trainer,
+        "_prepare_latents_and_count",
+        core_trainer.count_clips,
+        "From 0.33 on it counts tensors.",
+        newer,
+        takes,
+    )
+    for name in ("_setup_lora_adapters", "_setup_lora_adapters_bypass"):
         yield Patch(
             trainer,
-            "_prepare_latents_and_count",
-            core_trainer.count_clips,
-            "It counts tensors.",
-            newer,
+            name,
+            partial(core_trainer.go_on, is_ours=_is_ours),
+            "From 0.33 on a LoRA that goes on begins without its biases, at another alpha.",
+            "would need both",
+            takes and hasattr(trainer, name),
         )
-        for name in ("_setup_lora_adapters", "_setup_lora_adapters_bypass"):
-            if hasattr(trainer, name):
-                yield Patch(
-                    trainer,
-                    name,
-                    partial(core_trainer.go_on, is_ours=_is_ours),
-                    "A LoRA that goes on begins without its biases and with another alpha.",
-                    "would need both",
-                )
 
 
 _GUIDER = comfy.samplers.CFGGuider

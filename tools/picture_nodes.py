@@ -151,6 +151,18 @@ WIRINGS = {
         "OviDecode.images > OviSaveVideo.images",
         "OviDecode.audio > OviSaveVideo.audio",
     ],
+    "OviTrainingClips": [
+        "OviTextEncoderLoader.CLIP > OviTrainingClips.clip",
+        "VAELoader.VAE > OviTrainingClips.vae",
+        "OviTrainingClips.latents > OviTrainLora.latents",
+        "OviTrainingClips.positive > OviTrainLora.positive",
+    ],
+    "OviTrainLora": [
+        "OviTrainingClips.latents > OviTrainLora.latents",
+        "OviTrainingClips.positive > OviTrainLora.positive",
+        "OviTrainLora.lora > SaveLoRA.lora",
+        "OviTrainLora.loss_map > LossGraphNode.loss",
+    ],
 }
 # What the lists of the loaders show: files of these names lie in the folders, empty.
 FILES = {

@@ -1,7 +1,7 @@
 """Teaches the miniature a colour it never saw, through the nodes of a workflow, and judges it.
 
-Usage: python miniature/training/teach.py FOLDER --comfyui PATH [--steps 600] [--parts all]
-[--only clips train judge]
+Usage: python miniature/training/teach.py FOLDER --comfyui PATH [--steps 600] [--batch 8]
+[--parts all] [--clips 64] [--only clips train judge]
 
 Run it with ComfyUI's python. FOLDER gets 48 clips as mp4 with captions, half of them orange, half
 of the old world; the training, which goes on where it was stopped; and the verdicts on 64 orange
@@ -36,11 +36,11 @@ ORANGE = (0.95, 0.52, 0.12)
 HUE, NEAR = 29.0, 15.0  # degrees on the judge's wheel
 CLIPS = 24  # of each half
 STRIDE = 10  # takes things, counts and pitches in turn
-NOISE_SEED, ASKED = 1000, 64
+NOISE_SEED = 1000
 BATCH = 16  # clips made at once
 NAMES = ("clips", "train", "judge")
 # What the workflow 'Ovi - Train a LoRA' sets.
-RECIPE = {"rank": 8, "learning_rate": 3e-3, "batch_size": 4, "sound_weight": 1.0, "seed": 0}
+RECIPE = {"rank": 8, "learning_rate": 3e-3, "sound_weight": 1.0, "seed": 0}
 SHIFT = 3.0
 
 
@@ -76,8 +76,11 @@ def write_clips(folder: Path) -> None:
         path.with_suffix(".txt").write_text(scene.caption(number % 2), encoding="utf-8")
 
 
-def train(folder: Path, parts: generate.Parts, steps: int, trained: str) -> None:
-    """Train through the nodes; what it took is noted, also of a part of it."""
+def train(folder: Path, parts: generate.Parts, trained: str, lengths: dict[str, int]) -> None:
+    """Train through the nodes; what it took is noted, also of a part of it.
+
+    lengths: steps and batch_size.
+    """
     from comfyui_ovi.nodes import training
     from comfyui_ovi.ovi_model.train import state
 
@@ -98,7 +101,7 @@ def train(folder: Path, parts: generate.Parts, steps: int, trained: str) -> None
             0.0,
         ).args
         print(report, file=sys.stderr)
-        settings = RECIPE | {"steps": steps, "parts": trained, "recompute": False}
+        settings = RECIPE | lengths | {"parts": trained, "recompute": False}
         settings |= {"name": trained, "save_every": 100}
         listed = {name: [value] for name, value in settings.items()}
         nodes.OviTrainLora.execute(model=[model], latents=latents, positive=positive, **listed)
@@ -214,11 +217,11 @@ def make(parts: generate.Parts, scenes: list[world.Scene]) -> Iterator[Seen]:
             yield see(frames.float(), sound[: video_samples(world.FRAMES)].float(), scene)
 
 
-def asked(kind: str) -> list[world.Scene]:
+def asked(kind: str, count: int) -> list[world.Scene]:
     """Return the scenes that are judged: orange ones, or held-out ones of the old world."""
     known = orange_scenes() if kind == "orange" else world.HELD_OUT_SCENES
     stride = 1 if kind == "orange" else STRIDE
-    return [known[stride * number % len(known)] for number in range(ASKED)]
+    return [known[stride * number % len(known)] for number in range(count)]
 
 
 def row(name: str, seen: list[Seen]) -> str:
@@ -247,7 +250,7 @@ HEADER = (
 )
 
 
-def judge_all(parts: generate.Parts, folder: Path, trained: str, steps: int) -> str:
+def judge_all(parts: generate.Parts, folder: Path, trained: str, steps: int, count: int) -> str:
     """Return the table of what the LoRA makes; its verdicts are kept as they come."""
     lines = [HEADER]
     taught = with_lora(parts, folder / "ovi_training" / trained, steps)
@@ -256,7 +259,7 @@ def judge_all(parts: generate.Parts, folder: Path, trained: str, steps: int) -> 
         "old world, with the LoRA": (taught, "old"),
     }
     for name, (its_parts, kind) in ways.items():
-        seen = list(_noted(make(its_parts, asked(kind)), folder / f"{trained}_{kind}.jsonl"))
+        seen = list(_noted(make(its_parts, asked(kind, count)), folder / f"{trained}_{kind}.jsonl"))
         lines.append(row(name, seen))
         print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -285,6 +288,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="for clips, training and verdicts")
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=8, help="clips a step")
+    parser.add_argument("--clips", type=int, default=64, help="that are judged, of each kind")
     parser.add_argument("--parts", choices=("all", "video", "audio", "fusion"), default="all")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
     return parser.parse_args()
@@ -305,8 +310,10 @@ def main() -> None:
     with torch.inference_mode():
         parts = generate.load(REPOSITORY / "miniature")
         ways: dict[str, Callable[[], object]] = {
-            "train": lambda: train(folder, parts, options.steps, options.parts),
-            "judge": lambda: judge_all(parts, folder, options.parts, options.steps),
+            "train": lambda: train(
+                folder, parts, options.parts, {"steps": options.steps, "batch_size": options.batch}
+            ),
+            "judge": lambda: judge_all(parts, folder, options.parts, options.steps, options.clips),
         }
         for name in ways:
             if name in options.only:

@@ -83,6 +83,8 @@ def sample_streaming(
             step = index * len(levels) + level
             if callback is not None:
                 shown = run.put(finished, made, block)
+                # A preview shows the middle of the clip: until it is made, the newest frame.
+                shown[0][:, :, block.frames.stop :] = made[0][:, :, -1:]
                 packed = comfy.utils.pack_latents(shown)[0]
                 place = step * len(levels) // total
                 callback({"i": place, "denoised": packed, "x": packed, "sigma": sigmas[place]})

@@ -202,8 +202,8 @@ def _encode(source: Source, vae, audio_vae, wanted: Wanted) -> tuple[dict[str, T
     if source.is_still:
         if sound is None or source.sound == source.picture:
             raise ValueError(f"it is a picture without sound; put {source.picture.stem}.wav beside")
-        heard = sound[0].shape[1] / sound[1]
-        frames = frames[:1].expand(max(1, round(heard * FRAME_RATE)), -1, -1, -1)[: wanted.length]
+        seconds = sound.waveform.shape[1] / sound.rate
+        frames = frames[:1].expand(max(1, round(seconds * FRAME_RATE)), -1, -1, -1)[: wanted.length]
     elif lasts > most_seconds + 1:
         told.append(
             f"it lasts {lasts:.1f} s: its first {most_seconds:.2f} s are used. Cut it into clips, "
@@ -218,10 +218,12 @@ def _encode(source: Source, vae, audio_vae, wanted: Wanted) -> tuple[dict[str, T
     steps = audio_steps(latent_frames(len(frames)))
     if sound is None:
         told.append("it has no sound: silence is trained")
-        sound = torch.zeros(1, 1), SAMPLE_RATE
-    elif not sound[0].any():
+        sound = media.Heard(torch.zeros(1, 1), SAMPLE_RATE, 1)
+    elif not sound.waveform.any():
         told.append("its sound is silent all through")
-    waveform = _of_steps(*sound, steps, rate_of(audio_vae, NODE))
+    if sound.channels > 2:
+        told.append(f"its sound of {sound.channels} channels is mixed down to one")
+    waveform = _of_steps(sound.waveform, sound.rate, steps, rate_of(audio_vae, NODE))
     video = vae.encode(frames)
     audio = with_steps(audio_vae.encode(waveform[..., None]), steps)
     return {

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -73,9 +74,17 @@ def _pixels(frame: av.VideoFrame, area: int) -> np.ndarray:
     return scaled.to_ndarray()[top : top + height, left : left + width]
 
 
-def read_audio(path: Path, seconds: float) -> tuple[Tensor, int] | None:
-    """Return the first seconds of a file's sound, mono [1, samples], and its rate in Hz; None if it
-    has none. Surround sound is mixed down, as everywhere.
+class Heard(NamedTuple):
+    """A sound as mono."""
+
+    waveform: Tensor  # [1, samples]
+    rate: int  # Hz
+    channels: int  # in its file
+
+
+def read_audio(path: Path, seconds: float) -> Heard | None:
+    """Return the first seconds of a file's sound, None if it has none. Surround sound is mixed
+    down, as everywhere.
 
     Where the file has a picture too, the sound begins where the picture does.
     """
@@ -99,4 +108,4 @@ def read_audio(path: Path, seconds: float) -> tuple[Tensor, int] | None:
     waveform = torch.nn.functional.pad(waveform, (late, 0))  # cut where it is early
     audio = {"waveform": waveform[None, :, : math.ceil(seconds * rate)], "sample_rate": rate}
     sound = read_sound("the sound", audio)
-    return sound.waveform.mean(dim=0, keepdim=True), sound.rate
+    return Heard(sound.waveform.mean(dim=0, keepdim=True), sound.rate, len(waveform))

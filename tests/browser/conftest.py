@@ -56,7 +56,7 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
     (base / "input").mkdir()
     picture = base / "input" / "example.png"  # ComfyUI brings one of this name
     Image.new("RGB", (96, 128), "teal").save(picture)
-    write_tone(base / "input" / "recording.wav", hertz=440, seconds=0.5)
+    write_tone(base / "input" / "recording.wav", hertz=440, seconds=2.0)
     write_video(base / "input" / "clip.mp4", (33, 64, 96))
     flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
     with (

@@ -17,6 +17,7 @@ NEEDS_ENCODER = (
     "Ovi_04_Voice_recording_to_video",
     "Ovi_05_Sound_for_a_video",
     "Ovi_06_Film_of_three_shots",
+    "Ovi_16_A_face_and_a_voice",
 )
 MINIATURE = ("Ovi_01_Miniature_no_download", "Ovi_13_All_nodes_miniature")
 # Puts the miniature in the place of all four loaders.

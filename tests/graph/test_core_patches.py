@@ -77,7 +77,7 @@ def test_no_fact_is_read_off_core_s_source_or_version():
 
 def test_each_change_says_where_why_and_until_when():
     for patch in core_patches.PATCHES:
-        assert patch.place.startswith(("comfy.", "latent_preview."))
+        assert patch.place.startswith(("comfy.", "comfy_extras.", "latent_preview."))
         assert patch.why.endswith(".")
         assert patch.newer
         if patch.is_needed:

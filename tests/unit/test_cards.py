@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from picture_cards import CARDS, LEFT_OUT, LOADERS, WORKFLOWS, with_miniature
+from picture_cards import CARDS, LEFT_OUT, LOADERS, NOT_SHOWN, WORKFLOWS, with_miniature
 
 
 def test_every_template_has_a_card():
-    assert set(CARDS) == {path.stem for path in WORKFLOWS.glob("*.json")}
+    assert {*CARDS, *NOT_SHOWN} == {path.stem for path in WORKFLOWS.glob("*.json")}
     assert {card.given for card in CARDS.values()} <= {"", *CARDS}
 
 

@@ -168,6 +168,38 @@ CONTRACT = {
         },
         ["VIDEO"],
     ),
+    "OviTrainingClips": (
+        {
+            "folder": None,
+            "clip": None,
+            "vae": None,
+            "audio_vae": None,
+            "size": 512,
+            "length": 121,
+            "sound_tag": "Audio:",
+            "caption_dropout": 0.1,
+            "first_frame": 0.0,
+        },
+        ["LATENT", "CONDITIONING", "STRING"],
+    ),
+    "OviTrainLora": (
+        {
+            "model": None,
+            "latents": None,
+            "positive": None,
+            "parts": "all",
+            "rank": 16,
+            "steps": 1000,
+            "learning_rate": 0.0003,
+            "batch_size": 1,
+            "sound_weight": 1.0,
+            "seed": 0,
+            "recompute": True,
+            "name": None,
+            "save_every": 250,
+        },
+        ["LORA_MODEL", "LOSS_MAP", "INT"],
+    ),
 }
 CHOICES = {
     ("OviModelLoader", "weight_dtype"): ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"],
@@ -242,6 +274,9 @@ UNITS = {
     "voice_2_start": "seconds",
     ("OviSteer", "strength"): "multiple of its size",
     "until": "noise level",
+    "size": "pixels",
+    "caption_dropout": "0 to 1",
+    "first_frame": "0 to 1",
 }
 
 each_node = pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
