@@ -23,6 +23,9 @@ from .lora import Lora
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 MOST_GRADIENT = 1.0  # norm to which a step's gradient is cut
+# Counted at full size, over what the gradient of a latent alone takes: what a LoRA's layers read is
+# held too; and of every pair of blocks, not of one, where none is computed again.
+WITH_LORA, OF_EVERY_PAIR = 1.25, 0.7
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def _memory(model, clips: Sequence[Clip], recipe: Recipe) -> float:
     with torch.device("meta"):
         lora = Lora(network, recipe.parts, recipe.rank, 0)
     count = sum(weight.numel() for weight in lora.parameters())
-    return gradient + 4 * 4 * count  # weight, gradient and two moments, in float32
+    pairs = WITH_LORA if recipe.recompute else max(WITH_LORA, OF_EVERY_PAIR * len(network.blocks))
+    return pairs * gradient + 4 * 4 * count  # weight, gradient and two moments, in float32
 
 
 def compute_dtype(base) -> torch.dtype:
