@@ -93,6 +93,9 @@ SET_WIDGETS = """values => {
 # The first video that was made; one that a node loads is shown too.
 MADE_VIDEO = """[...document.querySelectorAll('video')]
     .find(video => video.currentSrc && !video.currentSrc.includes('type=input'))"""
+FAILED_RUN = "app.lastExecutionError?.prompt_id"
+HAS_ENDED = f"""failed => ({MADE_VIDEO})?.readyState >= 1
+    || ({FAILED_RUN} && {FAILED_RUN} !== failed)"""
 PLAY = """async patience => {
     const video = MADE_VIDEO, start = performance.now()
     video.muted = video.loop = true
@@ -144,6 +147,7 @@ class ComfyPage:
         self.page = page
         self.url = url
         self.problems: list[str] = []
+        self.failed_run: str | None = None  # the last that did, before Run was pressed
         page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", self._keep_error)
@@ -256,6 +260,7 @@ class ComfyPage:
 
     def press_run(self) -> None:
         """Press the Run button."""
+        self.failed_run = self.page.evaluate(FAILED_RUN)
         self.page.get_by_test_id("queue-button").first.click()
 
     def play_video(self) -> dict[str, float]:
@@ -264,7 +269,10 @@ class ComfyPage:
         """
         # Only nodes in view show what they made, and a page that is slow to open a workflow can put
         # the view elsewhere once it has.
-        self._until(f"({MADE_VIDEO})?.readyState >= 1", lambda: self.page.evaluate(FIT_TO_VIEW))
+        self._until(HAS_ENDED, lambda: self.page.evaluate(FIT_TO_VIEW), self.failed_run)
+        if self.page.evaluate(FAILED_RUN) not in (None, self.failed_run):
+            error = self.page.evaluate("app.lastExecutionError.exception_message")
+            raise AssertionError(f"the run failed: {error}")
         return self.page.evaluate(PLAY, PATIENCE_MS)
 
     def drop_file(self, url: str, name: str) -> None:

@@ -9,6 +9,7 @@ from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model.text.advice import advise
 from comfyui_ovi.ovi_model.text.prompt import check_prompt
+from miniature_on_canvas import LEAVE_SIZE, LOAD_MINIATURE
 from workflow_files import WORKFLOWS
 
 pytestmark = pytest.mark.browser
@@ -18,15 +19,18 @@ PLACE = (300, 300)
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
 WEB_PAGE = "page.safetensors"
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
-# Gives a blueprint the miniature before it, a node that saves behind it, and a picture or a film of
-# 13 frames if it takes one.
+# Gives a blueprint the miniature before it if it takes a model, a node that saves behind it, and a
+# picture or a film of 13 frames if it takes one.
 WIRE_BLUEPRINT = """() => {
     const graph = app.graph, [blueprint] = graph.nodes
     const add = type => { const node = LiteGraph.createNode(type); graph.add(node); return node }
     const input = (node, name) => node.inputs.findIndex(input => input.name === name)
-    const miniature = add('OviMiniature'), save = add('OviSaveVideo')
-    for (const [slot, name] of ['model', 'clip', 'vae', 'audio_vae'].entries())
-        miniature.connect(slot, blueprint, input(blueprint, name))
+    const save = add('OviSaveVideo')
+    if (input(blueprint, 'model') >= 0) {
+        const miniature = add('OviMiniature')
+        for (const [slot, name] of ['model', 'clip', 'vae', 'audio_vae'].entries())
+            miniature.connect(slot, blueprint, input(blueprint, name))
+    }
     for (const [slot, name] of ['images', 'audio'].entries())
         blueprint.connect(slot, save, input(save, name))
     if (input(blueprint, 'image') >= 0) {
@@ -318,6 +322,8 @@ def test_a_blueprint_is_offered_and_runs(served, page, small, path):
     assert path.stem in offered
     page.load(json.loads(path.read_text(encoding="utf-8")), path.stem)
     page.page.evaluate(WIRE_BLUEPRINT)
+    page.page.evaluate(LOAD_MINIATURE)
+    page.page.evaluate(LEAVE_SIZE)
     page.set_widgets(small | {"length": 9})
     goes_on = "continue" in path.stem
     if goes_on:
@@ -360,5 +366,5 @@ def test_help_shows_its_pictures(page):
     page.add_by_search("Ovi Preview", *PLACE)
     page.page.get_by_test_id("info-button").click()
     page.page.get_by_text("What counts as speech.").wait_for()
-    page.page.wait_for_function(SHOWN_PICTURES, arg=["OviPreview.jpg", "miniature_speaks.jpg"])
+    page.wait_until(SHOWN_PICTURES, ["OviPreview.jpg", "miniature_speaks.jpg"])
     assert page.problems == []

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 import pytest
 from comfy_server import EXTENSION
 from comfyui_ovi.ovi_model.template_links import RENAMED
+from miniature_on_canvas import LEAVE_SIZE, LOAD_MINIATURE
 from workflow_files import WORKFLOWS, skip_if_newer
 
 pytestmark = pytest.mark.browser
@@ -20,22 +21,6 @@ NEEDS_ENCODER = (
     "Ovi_16_A_face_and_a_voice",
 )
 MINIATURE = ("Ovi_01_Miniature_no_download", "Ovi_13_All_nodes_miniature")
-# Puts the miniature in the place of all four loaders.
-LOAD_MINIATURE = """() => {
-    const loaders = ['UNETLoader', 'OviTextEncoderLoader', 'VAELoader', 'OviAudioVAELoader']
-    const graph = [app.graph, ...(app.graph.subgraphs?.values() ?? [])]
-        .find(graph => graph.nodes.some(node => node.type === loaders[0]))
-    const miniature = LiteGraph.createNode('OviMiniature')
-    graph.add(miniature)
-    for (const [slot, type] of loaders.entries()) {
-        const loader = graph.nodes.find(node => node.type === type)
-        for (const id of [...loader.outputs[0].links]) {
-            const link = graph.links.get(id)
-            miniature.connect(slot, graph.getNodeById(link.target_id), link.target_slot)
-        }
-        graph.remove(loader)
-    }
-}"""
 
 
 @pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS])
@@ -53,6 +38,7 @@ def test_a_template_opens_runs_and_plays(page, small, name):
     if name in NEEDS_ENCODER:
         # The small video VAE cannot encode a picture on ComfyUI 0.3.75; the miniature's can.
         page.page.evaluate(LOAD_MINIATURE)
+        page.page.evaluate(LEAVE_SIZE)
     page.press_run()
     played = page.play_video()
     assert played["seconds"] == pytest.approx(frames / 24, abs=0.07)
@@ -74,7 +60,7 @@ FIRST_PICTURE = """() => {
 def test_cards_stand_in_the_order_of_their_names_with_pictures(page):
     names = sorted(path.stem for path in WORKFLOWS)
     page.open_cards().get_by_test_id(f"template-workflow-{names[0]}").wait_for()
-    page.page.wait_for_function(FIRST_PICTURE)
+    page.wait_until(FIRST_PICTURE)
     assert page.page.evaluate(FIRST_PICTURE) == [320, 320]
     assert [name for name in page.page.evaluate(CARDS) if name in names] == names
     assert page.problems == []
@@ -100,7 +86,7 @@ def test_a_dropped_video_gives_its_workflow_back(served, page):
     saved = max(served.base.glob("output/video/*.mp4"), key=lambda path: path.stat().st_mtime)
     page.clear()
     page.drop_file(f"/view?filename={saved.name}&subfolder=video&type=output", saved.name)
-    page.page.wait_for_function("app.graph.nodes.some(node => node.type === 'OviMiniature')")
+    page.wait_until("app.graph.nodes.some(node => node.type === 'OviMiniature')")
     noise = next(node for node in page.api_form().values() if node["class_type"] == "RandomNoise")
     assert noise["inputs"]["noise_seed"] == 4321
     assert page.problems == []
@@ -124,7 +110,7 @@ def test_a_dropped_latent_gives_its_workflow_back_and_is_in_the_list(served, pag
     assert saved.name == f"{date.today().year}-5432_00001_.safetensors"
     page.clear()
     page.drop_file(f"/view?filename={saved.name}&subfolder=latents&type=output", saved.name)
-    page.page.wait_for_function("app.graph.nodes.some(node => node.type === 'OviMiniature')")
+    page.wait_until("app.graph.nodes.some(node => node.type === 'OviMiniature')")
     noise = next(node for node in page.api_form().values() if node["class_type"] == "RandomNoise")
     assert noise["inputs"]["noise_seed"] == 5432
     listed = page.page.evaluate("fetch('/object_info/OviLoadLatent').then(info => info.json())")
