@@ -11,7 +11,7 @@ const MILLISECONDS = 150 // between two looks at the prompt
 const USUAL_SECONDS = 5 // of a clip whose length is not known
 // Pixels. A new node has room for a prompt and its ruler. One of a saved workflow keeps its size, and what it has
 // no room for is left out whole: first the ruler, then the line.
-const LEAST_FOR_LINE = 30
+const LEAST_FOR_LINE = 26
 const LEAST_FOR_RULER = 86
 const MOST = 106
 const ROOM_IN_A_NEW_NODE = 150
@@ -19,7 +19,7 @@ const ROOM_IN_A_NEW_NODE = 150
 // Colours are given in pairs, so that letters stand out from what is behind them in every theme of the page.
 const STYLE = `
 .ovi-prompt { display: flex; flex-direction: column; justify-content: flex-end; gap: 4px; font: 11px/1.4 sans-serif;
-  color: var(--input-text); background: var(--comfy-input-bg); border-radius: 4px; padding: 6px; box-sizing: border-box;
+  color: var(--input-text); background: var(--comfy-input-bg); border-radius: 4px; padding: 5px 6px; box-sizing: border-box;
   overflow: hidden; }
 .ovi-prompt.has-no-ruler .ovi-ruler { display: none; }
 .ovi-prompt.has-nothing { visibility: hidden; }
@@ -61,7 +61,7 @@ function addReading(node) {
   const widget = node.addDOMWidget("ovi_reading", "ovi_reading", element, {
     serialize: false,
     hideOnZoom: true,
-    getMinHeight: () => LEAST_FOR_LINE,
+    getMinHeight: () => LEAST_FOR_LINE + 2, // a page may give a pixel less than is asked for
     getMaxHeight: () => MOST,
     getValue: () => undefined,
     setValue: () => {},
