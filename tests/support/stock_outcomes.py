@@ -72,8 +72,6 @@ LISTED = {
     "SUPIRApply": "takes pictures of Stable Diffusion XL: with a video VAE it ends in an error of "
     "its own; with restore_cfg 0 Ovi refuses it by name",
     "SeedVR2Conditioning": OTHER_TASK.format("its fixed prompts"),
-    "TrainLoraNode": "counts the samples of a latent of one stream; LoRAs for Ovi are trained "
-    "elsewhere",
     "TripoSplatSamplingPreview": OTHER_TASK.format("a preview in three dimensions"),
     "UNetCrossAttentionMultiply": U_NET_NAMES,
     "UNetSelfAttentionMultiply": U_NET_NAMES,
