@@ -105,11 +105,12 @@ class ComfyWorker:
         try:
             server = self._running()
             process = server.process.pid
+            before = files_in(self._base / "output")
             for name, content in files.items():
                 (self._base / "input" / name).write_bytes(content)
             record = self._record_of(server, prompt, begin + self._setup.seconds)
             error = error_of(record)
-            made = [] if error else self._take(record, tail_frames)
+            made = [] if error else self._take(record, before, tail_frames)
             for name in files:
                 (self._base / "input" / name).unlink()
             if not error and not made:
@@ -156,12 +157,16 @@ class ComfyWorker:
             )
         return self._server
 
-    def _take(self, record: dict, tail_frames: int) -> list[tuple[str, bytes]]:
-        """Read what was saved, in the order of nodes, and remove it."""
-        saved = [self._base / "output" / name for name in saved_files(record)]
+    def _take(self, record: dict, before: list[Path], tail_frames: int) -> list[tuple[str, bytes]]:
+        """Read what was saved, in the order of nodes, and remove what earlier jobs saved.
+
+        What this one saved stays: ComfyUI shows a file again, and does not save it again, where the
+        next workflow asks for the same.
+        """
+        saved = saved_files(record, self._base / "output", before)
         paths = self._as_shot(saved, tail_frames) if saved and tail_frames else saved
         made = [(path.suffix, path.read_bytes()) for path in paths]
-        for path in {*saved, *paths}:
+        for path in {*before} - {*saved}:
             path.unlink()
         return made
 
@@ -193,17 +198,27 @@ def link_users_folders(comfyui: Path, base: Path) -> None:
             base.joinpath("custom_nodes", node.name).symlink_to(node)
 
 
-def saved_files(record: dict) -> list[str]:
-    """Return what a workflow saved, relative to ComfyUI's output folder."""
+def files_in(folder: Path) -> list[Path]:
+    """Return every file below a folder, by name."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def saved_files(record: dict, output: Path, before: list[Path]) -> list[Path]:
+    """Return what a workflow saved: first what its nodes show, in their order, then what they save
+    and do not show, as a format that no page plays.
+
+    output: ComfyUI's own folder; before: what lay there before the workflow ran.
+    """
     shown = [
-        entry
-        for _, output in sorted(record["outputs"].items())
+        output / entry["subfolder"] / entry["filename"]
+        for _, shown_by_node in sorted(record["outputs"].items())
         for kind in FILE_LISTS
-        for entry in output.get(kind, ())
+        for entry in shown_by_node.get(kind, ())
         if isinstance(entry, dict) and entry.get("type") == "output"
     ]
-    names = [Path(entry["subfolder"], entry["filename"]).as_posix() for entry in shown]
-    return list(dict.fromkeys(names))
+    there = files_in(output)
+    new = [path for path in there if path not in before]
+    return list(dict.fromkeys([*(path for path in shown if path in there), *new]))
 
 
 def error_of(record: dict) -> str:

@@ -28,6 +28,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 WORKFLOW = REPOSITORY / "workflows" / "api" / "Ovi_13_All_nodes_miniature.json"
 SEED = "RandomNoise.noise_seed"
 SHORT = {"Ovi Latent.length": 9, "Ovi Scheduler.steps": 2}
+# Encoders that give equal bytes for equal pictures. libx264 may not: on a processor with AVX-512
+# its macroblock tree reads memory that nothing wrote (seen with PyAV 18.1).
+REPEATABLE = {"Ovi Save Video.format": "mov"}
 # What a bad row sets -> what must be said of it.
 FAULTS = [
     ({"Ovi Latent.lenght": 9}, "has no input 'lenght'"),
@@ -51,7 +54,7 @@ def write_table(path: Path, rows: list[dict]) -> Path:
 
 def good_rows(number: int) -> list[dict]:
     """Return rows of the miniature at two steps and nine frames, a seed each."""
-    return [SHORT | {SEED: seed} for seed in range(number)]
+    return [SHORT | REPEATABLE | {SEED: seed} for seed in range(number)]
 
 
 def bad_rows(number: int) -> list[tuple[dict, str]]:

@@ -111,10 +111,9 @@ PLAY = """async patience => {
 IS_FOUND = """name => [...document.querySelectorAll('[role=option]')]
     .map(option => option.textContent.trim()).find(text => text)?.startsWith(name)"""
 SEARCH_IS_OPEN = "document.activeElement?.getAttribute('role') === 'combobox'"
+IS_ADDED = "before => app.graph.nodes.length > before"
 # Newer pages hang a new node on the mouse until it is put down.
-IS_PLACED = (
-    "before => app.graph.nodes.length > before && app.graph.nodes.every(node => !node.flags.ghost)"
-)
+IS_PLACED = "app.graph.nodes.every(node => !node.flags.ghost)"
 DROP = """async ([url, name]) => {
     const blob = await (await fetch(url)).blob(), files = new DataTransfer()
     files.items.add(new File([blob], name, { type: blob.type }))
@@ -193,11 +192,13 @@ class ComfyPage:
         before = len(self.types())
         self._until(SEARCH_IS_OPEN, lambda: self.page.mouse.dblclick(x, y, delay=BETWEEN_CLICKS_MS))
         self._until(IS_FOUND, lambda: self._type_anew(name), name)
-        self._until(f"!({SEARCH_IS_OPEN})", lambda: self.page.keyboard.press("Enter"))
+        # Not until it has closed: an Enter that meets it as it fades out is an error of the page.
+        self._until(IS_ADDED, lambda: self.page.keyboard.press("Enter"), before)
+        self.wait_until(f"!({SEARCH_IS_OPEN})")
         title = (x + PUT_DOWN[0], y + PUT_DOWN[1])
         self.page.mouse.move(*title, steps=2)
         self.page.mouse.click(*title)
-        self.wait_until(IS_PLACED, before)
+        self.wait_until(IS_PLACED)
 
     def draw_nodes_with_vue(self, on: bool) -> None:
         """Switch what the page calls Nodes 2.0 on or off."""
