@@ -1,17 +1,19 @@
 """Measures sound that is made for a held picture, with and without steering.
 
 Usage: python miniature/training/steering_figures.py --comfyui PATH [--clips 64] [--batch 16]
-[--first 0] [--only NAME ...] [--try SAMPLER STRENGTH STEERED ...] [--until 0.6] [--steps 20]
-[--out FILE]
+[--first 0] [--pictures world] [--only NAME ...] [--try SAMPLER STRENGTH STEERED ...]
+[--until 0.6] [--steps 20] [--out FILE]
 
-Run it with ComfyUI's python. Pictures are of the world's held-out scenes, noise is of seeds 1000
-and up, so that every way makes the same clips. Each way is a sampler of ComfyUI, with steering by
-the node 'Ovi Steer' or without. Intervals are Wilson's, 95 %.
+Run it with ComfyUI's python. Pictures are of the world's held-out scenes, as the world shows them
+or as the miniature makes them (noise of seeds 5000 and up, its own sound thrown away); the noise of
+the sounds is of seeds 1000 and up, so that every way makes the same clips. Each way is a sampler of
+ComfyUI, with steering by the node 'Ovi Steer' or without. Intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -32,6 +34,7 @@ from comfyui_ovi.miniature.training.evaluate import FIRST_SEED, STRIDE  # noqa: 
 from comfyui_ovi.miniature.training.judge import IN_SYNC, Verdict, judge  # noqa: E402
 
 NOISE_SEED = 1000
+PICTURE_SEED = 5000
 VIDEO_CFG, AUDIO_CFG = 4.0, 3.0
 
 
@@ -56,7 +59,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A clip of the world whose picture is held."""
+    """A clip whose picture is held."""
 
     clip: world.Clip
     scene: world.Scene
@@ -65,16 +68,48 @@ class Asked:
     latent: dict
 
 
-def asked_clips(parts: generate.Parts, indices: range) -> list[Asked]:
-    """Return the same clips as evaluate.py asks for, of these numbers, encoded and held."""
-    asked = []
-    for index in indices:
-        scene = world.HELD_OUT_SCENES[STRIDE * index % len(world.HELD_OUT_SCENES)]
-        caption = scene.caption(form=index // len(world.HELD_OUT_SCENES) % 2)
-        clip = world.film(scene, FIRST_SEED + index)
-        latent = generate.hold(parts, clip, "picture", generate.empty(parts))
-        asked.append(Asked(clip, scene, caption, NOISE_SEED + index, latent))
-    return asked
+def asked_clips(parts: generate.Parts, indices: range, pictures: str) -> list[Asked]:
+    """Return the same clips as evaluate.py asks for, of these numbers, encoded and held.
+
+    pictures: "world" or "miniature", whose they are.
+    """
+    scenes = [
+        world.HELD_OUT_SCENES[STRIDE * index % len(world.HELD_OUT_SCENES)] for index in indices
+    ]
+    captions = [
+        scene.caption(form=index // len(world.HELD_OUT_SCENES) % 2)
+        for index, scene in zip(indices, scenes, strict=True)
+    ]
+    clips = [
+        world.film(scene, FIRST_SEED + index) for index, scene in zip(indices, scenes, strict=True)
+    ]
+    if pictures == "miniature":
+        clips = _made_anew(parts, indices, captions, clips)
+    return [
+        Asked(
+            clip,
+            scene,
+            caption,
+            NOISE_SEED + index,
+            generate.hold(parts, clip, "picture", generate.empty(parts)),
+        )
+        for index, scene, caption, clip in zip(indices, scenes, captions, clips, strict=True)
+    ]
+
+
+def _made_anew(
+    parts: generate.Parts, indices: range, captions: list[str], clips: list[world.Clip]
+) -> list[world.Clip]:
+    """Return clips with the miniature's pictures in place of the world's."""
+    asks = [
+        batches.Ask(caption, PICTURE_SEED + index, generate.empty(parts))
+        for index, caption in zip(indices, captions, strict=True)
+    ]
+    made = batches.make_clips(parts, asks, generate.Guidance())
+    return [
+        dataclasses.replace(clip, frames=frames)
+        for clip, (frames, _) in zip(clips, made, strict=True)
+    ]
 
 
 def make(parts: generate.Parts, asked: list[Asked], way: Way, options) -> Iterator[Verdict]:
@@ -161,6 +196,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=0, help="number of the first clip")
     parser.add_argument("--batch", type=int, default=16, help="clips at once")
     parser.add_argument(
+        "--pictures", choices=("world", "miniature"), default="world", help="who made what is held"
+    )
+    parser.add_argument(
         "--only", nargs="+", choices=WAYS, default=list(WAYS), help="ways to measure"
     )
     parser.add_argument(
@@ -195,7 +233,8 @@ def main() -> None:
         parts = generate.load(REPOSITORY / "miniature")
         end = options.first + options.clips
         for start in range(options.first, end, options.batch):
-            some = asked_clips(parts, range(start, min(start + options.batch, end)))
+            indices = range(start, min(start + options.batch, end))
+            some = asked_clips(parts, indices, options.pictures)
             for name, way in ways.items():
                 begin = time.process_time()
                 made = list(make(parts, some, way, options))

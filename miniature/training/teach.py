@@ -30,14 +30,13 @@ sys.path.append(str(REPOSITORY / "tools"))
 from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 import_extension()
-from comfyui_ovi.miniature.training import figures, generate, judge, world  # noqa: E402
+from comfyui_ovi.miniature.training import batches, figures, generate, judge, world  # noqa: E402
 
 ORANGE = (0.95, 0.52, 0.12)
 HUE, NEAR = 29.0, 15.0  # degrees on the judge's wheel
 CLIPS = 24  # of each half
 STRIDE = 10  # takes things, counts and pitches in turn
 NOISE_SEED = 1000
-BATCH = 16  # clips made at once
 NAMES = ("clips", "train", "judge")
 # What the workflow 'Ovi - Train a LoRA' sets.
 RECIPE = {"rank": 8, "learning_rate": 3e-3, "sound_weight": 1.0, "seed": 0}
@@ -183,38 +182,16 @@ def turned(frames: Tensor, degrees: float) -> Tensor:
 
 def make(parts: generate.Parts, scenes: list[world.Scene]) -> Iterator[Seen]:
     """Make and judge a clip of each scene, a batch at a time."""
-    import comfy.sample
-    from comfyui_ovi.miniature.training.steering_figures import _batch, _encode, _joined
-    from comfyui_ovi.ovi_model.decode.audio import decode_16k
-    from comfyui_ovi.ovi_model.latent.geometry import video_samples
-
-    nodes = generate.import_nodes()
-    (model,) = nodes.OviGuidance.execute(parts.model, 3.0, -1, 0.0, 1.0).args
-    (sigmas,) = nodes.OviScheduler.execute(20, generate.SHIFT, 1.0).args
-    (sampler,) = nodes.OviSamplerUniPC.execute().args
-    latent = generate.empty(parts)["samples"]
-    for start in range(0, len(scenes), BATCH):
-        some = scenes[start : start + BATCH]
-        noises = [
-            comfy.sample.prepare_noise(latent, NOISE_SEED + start + number)
-            for number in range(len(some))
+    empty = generate.empty(parts)
+    for start in range(0, len(scenes), batches.BATCH):
+        some = scenes[start : start + batches.BATCH]
+        asks = [
+            batches.Ask(scene.caption(number % 2), NOISE_SEED + number, empty)
+            for number, scene in enumerate(some, start)
         ]
-        prompts = [
-            _encode(nodes, parts, scene.caption((start + number) % 2))
-            for number, scene in enumerate(some)
-        ]
-        positive, negative = (_batch([prompt[side] for prompt in prompts]) for side in (0, 1))
-        made = comfy.sample.sample_custom(
-            model, _joined(noises), 4.0, sampler, sigmas, positive, negative,
-            _joined([latent] * len(some)), disable_pbar=True, seed=NOISE_SEED,
-        )  # fmt: skip
-        video, audio = made.unbind()
-        for number, scene in enumerate(some):
-            frames = parts.vae.decode(video[number : number + 1]).reshape(
-                world.FRAMES, world.SIZE, world.SIZE, 3
-            )
-            sound = decode_16k(parts.audio_vae, audio[number : number + 1])[0, 0]
-            yield see(frames.float(), sound[: video_samples(world.FRAMES)].float(), scene)
+        made = batches.make_clips(parts, asks, generate.Guidance())
+        for scene, (frames, sound) in zip(some, made, strict=True):
+            yield see(frames, sound, scene)
 
 
 def asked(kind: str, count: int) -> list[world.Scene]:
