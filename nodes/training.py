@@ -17,6 +17,7 @@ from ..ovi_model.train.clips import read_clips
 from ..ovi_model.train.lora import PARTS
 from ..ovi_model.train.trainer import Recipe, train
 from .latents import MOST_FRAMES, MOST_PIXELS
+from .text import AUDIO_NEGATIVE, VIDEO_NEGATIVE
 
 FOLDER = "ovi_training"  # in the output folder, where trainings are kept by their names
 
@@ -82,8 +83,9 @@ class OviTrainingClips(io.ComfyNode):
                 share(
                     "caption_dropout",
                     0.1,
-                    "Share of the steps, 0 to 1, in which a clip is shown without its caption, so "
-                    "that guidance keeps working.",
+                    "Share of the steps, 0 to 1, in which a clip is shown without its caption: "
+                    "half of them with none, half with the negative prompts that 'Ovi Text Encode' "
+                    "suggests. So guidance does not lead away from what was learned.",
                 ),
                 share(
                     "first_frame",
@@ -144,7 +146,10 @@ class OviTrainingClips(io.ComfyNode):
     ) -> io.NodeOutput:
         """Return latents, captions and the report."""
         _check(folder, size, length, sound_tag)
-        wanted = dataset.Wanted(size * size, length, sound_tag, caption_dropout, first_frame)
+        negatives = VIDEO_NEGATIVE, AUDIO_NEGATIVE
+        wanted = dataset.Wanted(
+            size * size, length, sound_tag, negatives, caption_dropout, first_frame
+        )
         path, bar = _path_of(folder), ProgressBar(1)
         made = dataset.read_folder(path, clip, vae, audio_vae, wanted, bar.update_absolute)
         return io.NodeOutput(made.latents, made.positive, made.report(path))

@@ -13,8 +13,9 @@ from ..latent.latents import clips
 from ..latent.time_mask import masks_of
 from ..text import conds
 
-# Options of a CONDITIONING entry: what to read in place of a caption that is left out, in which
-# share of the steps it is, and in which share the first frame is given clean.
+# Options of a CONDITIONING entry: what may be read in place of a caption that is left out, as texts
+# of both towers, in which share of the steps it is, and in which share the first frame is given
+# clean.
 NO_CAPTION, CAPTION_DROPOUT, FIRST_FRAME = (
     "ovi_no_caption",
     "ovi_caption_dropout",
@@ -29,7 +30,7 @@ class Clip:
     video: Tensor  # [48, F, h, w], normalised
     audio: Tensor  # [20, L]
     texts: tuple[Tensor, Tensor]  # of the video and the audio tower, each [1, T, width]
-    no_caption: Tensor | None  # [1, T, width]
+    no_caption: tuple[tuple[Tensor, Tensor], ...]  # texts of both towers, one of which is read
     caption_dropout: float  # share of the steps, 0 to 1
     first_frame: float  # share of the steps in which it is given clean, 0 to 1
 
@@ -93,7 +94,6 @@ def _read_mask(latent: dict, name: str) -> list[bool]:
 def _make(pair: tuple[Tensor, Tensor, bool], entry: list, config) -> Clip:
     video, audio, is_held = pair
     text, options = entry
-    dropped = options.get(NO_CAPTION)
 
     def own(text: Tensor) -> Tensor:
         trimmed = conds.trim(text.detach()[:1].cpu().float(), config)
@@ -103,7 +103,7 @@ def _make(pair: tuple[Tensor, Tensor, bool], entry: list, config) -> Clip:
         video,
         audio,
         (own(text), own(options.get("audio_context", text))),
-        None if dropped is None else own(dropped),
+        tuple((own(video), own(audio)) for video, audio in options.get(NO_CAPTION, ())),
         options.get(CAPTION_DROPOUT, 0.0),
         1.0 if is_held else options.get(FIRST_FRAME, 0.0),
     )

@@ -53,6 +53,10 @@ class Wanted:
     area: int  # pixels of a frame
     length: int  # frames at most, 4n + 1
     sound_tag: str  # of prompt.SOUND_FORMS
+    negatives: tuple[str, str] = (
+        "",
+        "",
+    )  # for picture and sound, that guidance will lead away from
     caption_dropout: float = 0.0  # share of the steps
     first_frame: float = 0.0  # share of the steps
 
@@ -105,7 +109,7 @@ def read_folder(
     rate_of(audio_vae, NODE)
     made, sources = Dataset(), find_sources(folder)
     made.told += _without_clip(folder, sources)
-    no_caption = encode_caption(clip, "")[0][0] if wanted.caption_dropout else None
+    no_caption = _without_caption(clip, wanted) if wanted.caption_dropout else ()
     of_vaes = _fingerprint(vae) + _fingerprint(audio_vae)
     for number, source in enumerate(sources, start=1):
         try:
@@ -153,11 +157,16 @@ def _read_caption(source: Source) -> str:
         raise ValueError(f"{source.caption.name} is no text in UTF-8; save it as such") from error
 
 
-def _conditioning(clip, prompt: str, no_caption: Tensor | None, wanted: Wanted) -> list:
+def _without_caption(clip, wanted: Wanted) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return what both towers may read in place of a caption: nothing, or their negatives."""
+    nothing, *negatives = (encode_caption(clip, text)[0][0] for text in ("", *wanted.negatives))
+    return (nothing, nothing), tuple(negatives)
+
+
+def _conditioning(clip, prompt: str, no_caption: tuple, wanted: Wanted) -> list:
     """Return CONDITIONING of a caption, with what a training is to leave out of it."""
     about = {FIRST_FRAME: wanted.first_frame, CAPTION_DROPOUT: wanted.caption_dropout}
-    if no_caption is not None:
-        about[NO_CAPTION] = no_caption
+    about[NO_CAPTION] = no_caption
     return [[text, {**options, **about}] for text, options in encode_caption(clip, prompt)]
 
 

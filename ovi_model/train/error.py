@@ -79,19 +79,17 @@ def noise(
 ) -> tuple[Noised, Noised]:
     """Return picture and sound of clips of one size at their noise levels [B]."""
 
-    def chosen(shares: list[float]) -> Tensor:
-        return torch.rand(len(clips), generator=generator) < torch.tensor(shares)
-
-    is_dropped = chosen([clip.caption_dropout for clip in clips])
-    is_given = chosen([clip.first_frame for clip in clips])
+    shares = torch.tensor([clip.first_frame for clip in clips])
+    is_given = torch.rand(len(clips), generator=generator) < shares
     video = torch.stack([clip.video for clip in clips])
     audio = torch.stack([clip.audio for clip in clips])
     by_frame = levels[:, None].repeat(1, video.shape[2])
     by_frame[is_given, 0] = 0.0
-    texts = [_texts(clips, is_dropped, tower) for tower in (0, 1)]
+    read = [_text(clip, generator) for clip in clips]
+    of_video, of_audio = (_as_long(texts) for texts in zip(*read, strict=True))
     return (
-        _mix(video, by_frame, texts[0], generator),
-        _mix(audio, levels[:, None], texts[1], generator),
+        _mix(video, by_frame, of_video, generator),
+        _mix(audio, levels[:, None], of_audio, generator),
     )
 
 
@@ -101,12 +99,19 @@ def _mix(clip: Tensor, levels: Tensor, text: Tensor, generator) -> Noised:
     return Noised(clip + amount * (added - clip), added - clip, levels, text)
 
 
-def _texts(clips: Sequence[Clip], is_dropped: Tensor, tower: int) -> Tensor:
-    """Return what a tower reads [B, T, width], all as long as the longest."""
-    texts = [
-        clip.no_caption if dropped and clip.no_caption is not None else clip.texts[tower]
-        for clip, dropped in zip(clips, is_dropped.tolist(), strict=True)
-    ]
+def _text(clip: Clip, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Return what each tower reads of a clip: its caption, or at times one of what is read without.
+
+    Guidance subtracts what the model makes of a negative prompt. One that training never saw has
+    what was learned all the same, and guidance leads away from it.
+    """
+    if not clip.no_caption or torch.rand((), generator=generator) >= clip.caption_dropout:
+        return clip.texts
+    return clip.no_caption[torch.randint(len(clip.no_caption), (), generator=generator)]
+
+
+def _as_long(texts: Sequence[Tensor]) -> Tensor:
+    """Join texts [1, T, width], all as long as the longest."""
     longest = max(text.shape[1] for text in texts)
     return torch.cat([extend(text, longest) for text in texts])
 

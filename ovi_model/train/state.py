@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def fingerprint(clips: Sequence[Clip]) -> str:
     """Return what changes with a clip or its caption."""
     digest = hashlib.sha256()
     for clip in clips:
-        texts = [*clip.texts, *([] if clip.no_caption is None else [clip.no_caption])]
+        texts = chain(clip.texts, *clip.no_caption)
         for tensor in (clip.video, clip.audio, *texts):
             digest.update(tensor.contiguous().numpy().tobytes())
         digest.update(repr((clip.shape, clip.caption_dropout, clip.first_frame)).encode())
