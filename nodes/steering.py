@@ -29,13 +29,13 @@ class OviSteer(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "strength",
-                    default=1.0,
+                    default=2.0,
                     min=0.0,
                     max=20.0,
                     step=0.1,
                     round=0.01,
                     tooltip="How far each steered step moves the predicted sound, as a multiple of "
-                    "its size. 1.0 if all steps are steered, 3.0 for four of them; 0.0 is off.",
+                    "its size. 2.0 if all steps are steered, 3.0 for four of them; 0.0 is off.",
                 ),
                 io.Float.Input(
                     "until",

@@ -30,6 +30,7 @@ ROWS = {
     "count_heard": ("as many events heard as asked", "{:.1%}"),
     "count_both": ("as many seen and as many heard as asked", "{:.1%}"),
     "pitch": ("pitch as asked", "{:.1%}"),
+    "all_right": ("all of these as asked, and every sound in step", "{:.1%}"),
     "snr_db": ("events above silence, median, dB", "{:.1f}"),
     "loudness_by_size": ("correlation of a ball's loudness and size", "{:.2f}"),
     "place_spread": ("where it is, spread over the seeds of a caption, pixels", "{:.1f}"),
@@ -80,7 +81,18 @@ def answers(verdicts: list[Verdict]) -> dict[str, list[bool]]:
         "count_heard": [len(verdict.heard) == verdict.asked.count for verdict in verdicts],
         "count_both": [len(v.seen) == len(v.heard) == v.asked.count for v in verdicts],
         "pitch": [verdict.pitch == verdict.asked.pitch for verdict in verdicts],
+        "all_right": [v.colour == v.asked.colour and is_right_but_for_colour(v) for v in verdicts],
     }
+
+
+def is_right_but_for_colour(verdict: Verdict) -> bool:
+    """Whether as much is seen and heard as asked, at the right pitch, and each sound is in step."""
+    asked = verdict.asked
+    return (
+        len(verdict.seen) == len(verdict.heard) == asked.count
+        and verdict.pitch == asked.pitch
+        and all(error <= IN_SYNC for error in verdict.errors)
+    )
 
 
 def carried_on(verdict: Verdict, first_frame: Tensor) -> tuple[bool, bool]:

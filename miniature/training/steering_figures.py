@@ -49,9 +49,9 @@ class Way:
 
 WAYS = {
     "not steered": Way("ovi"),
-    "Ovi Sampler, unipc": Way("ovi", 1.0),
-    "KSampler, euler": Way("euler", 1.0),
-    "KSampler, dpmpp_2m": Way("dpmpp_2m", 1.0),
+    "Ovi Sampler, unipc": Way("ovi", 2.0),
+    "KSampler, euler": Way("euler", 2.0),
+    "KSampler, dpmpp_2m": Way("dpmpp_2m", 2.0),
     "four steps, Ovi Sampler, unipc": Way("ovi", 3.0, 4),
     "four steps, KSampler, euler": Way("euler", 3.0, 4),
 }
@@ -154,23 +154,13 @@ def make(parts: generate.Parts, asked: list[Asked], way: Way, options) -> Iterat
         yield judge(its.clip.frames, waveform[: video_samples(world.FRAMES)].float(), its.scene)
 
 
-def is_right(verdict: Verdict) -> bool:
-    """Whether as much is heard as was asked for, at the right pitch, and each sound in step."""
-    asked = verdict.asked
-    return (
-        len(verdict.heard) == len(verdict.seen) == asked.count
-        and verdict.pitch == asked.pitch
-        and all(error <= IN_SYNC for error in verdict.errors)
-    )
-
-
 def row(name: str, verdicts: list[Verdict], seconds: float) -> str:
     """Return a row of the table."""
     errors = [error for verdict in verdicts for error in verdict.errors]
     cells = [
         _share(sum(error <= IN_SYNC for error in errors), len(errors)),
         f"{figures.chance(verdicts):.1%}",
-        _share(sum(map(is_right, verdicts)), len(verdicts)),
+        _share(sum(map(figures.is_right_but_for_colour, verdicts)), len(verdicts)),
         f"{figures.share(len(v.heard) == v.asked.count for v in verdicts):.1%}",
         f"{seconds / len(verdicts):.2f}",
     ]

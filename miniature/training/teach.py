@@ -143,13 +143,7 @@ class Seen:
     @property
     def is_as_asked(self) -> bool:
         """Whether colour, number, pitch and sync are all right."""
-        its = self.verdict
-        return (
-            self.has_its_colour
-            and len(its.heard) == len(its.seen) == its.asked.count
-            and its.pitch == its.asked.pitch
-            and all(error <= judge.IN_SYNC for error in its.errors)
-        )
+        return self.has_its_colour and figures.is_right_but_for_colour(self.verdict)
 
     @property
     def has_its_colour(self) -> bool:

@@ -131,7 +131,7 @@ CONTRACT = {
         },
         ["GUIDER"],
     ),
-    "OviSteer": ({"model": None, "strength": 1.0, "until": 0.6, "steered_steps": 0}, ["MODEL"]),
+    "OviSteer": ({"model": None, "strength": 2.0, "until": 0.6, "steered_steps": 0}, ["MODEL"]),
     "OviScheduler": (
         {"steps": 50, "shift": 5.0, "denoise": 1.0, "solver": "unipc"},
         ["SIGMAS"],
