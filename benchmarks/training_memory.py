@@ -31,7 +31,7 @@ GIB = 2**30
 BF16 = torch.bfloat16
 RANK = 16
 SIZES = ((512, 512, 49), (512, 512, 121), (704, 704, 121), (960, 960, 121), (960, 960, 241))
-BESIDE = SIZES[:2]
+BESIDE = SIZES[:1]
 FEW, MORE = 2, 4  # blocks that are counted
 LAYERS = 30  # of the released model and of Wan 2.2 5B
 
