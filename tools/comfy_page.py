@@ -46,6 +46,10 @@ IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes
     && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 50"""
 LOAD = "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name) }"
 API_FORM = "async () => (await app.graphToPrompt()).output"
+# Widgets that older pages send, though they are no inputs: a player, a preview.
+ONLY_OF_OLDER_PAGES = {"LoadAudio": ("audioUI",), "PreviewAny": ("preview",)}
+# Inputs that newer ComfyUIs must have and older ones pass over.
+ONLY_OF_NEWER_PAGES = {"LoraModelLoader": {"bypass": False}}
 MISSING_NODES = """() => app.graph.nodes.map(node => node.type)
     .filter(type => !(type in LiteGraph.registered_node_types))"""
 EMPTY_WIDGETS = """() => app.graph.nodes.flatMap(node => (node.widgets ?? [])
@@ -165,8 +169,10 @@ class ComfyPage:
         """Return what the Run button would send for the workflow on the canvas."""
         form = self.page.evaluate(API_FORM)
         for node in form.values():
-            # The player in Load Audio, which older pages send too.
-            node["inputs"].pop("audioUI", None)
+            for name in ONLY_OF_OLDER_PAGES.get(node["class_type"], ()):
+                node["inputs"].pop(name, None)
+            for name, value in ONLY_OF_NEWER_PAGES.get(node["class_type"], {}).items():
+                node["inputs"].setdefault(name, value)
         return form
 
     def missing_nodes(self) -> list[str]:

@@ -91,8 +91,9 @@ CARDS = {
         [FACE.format("red", "ba ba ba", "low")], given="Ovi_02_Text_to_talking_video"
     ),
 }
-# What the miniature cannot show: it knows no references. Its card is the picture of its graph.
-NOT_SHOWN = ("Ovi_16_A_face_and_a_voice",)
+# What the miniature cannot show, which knows no references, and what takes long and clips of one's
+# own. These cards are pictures of their graphs.
+NOT_SHOWN = ("Ovi_16_A_face_and_a_voice", "Ovi_17_Train_a_LoRA")
 # Pixels.
 SIDE = 320
 STRIP = 56  # height of the sound, over the picture's lower edge

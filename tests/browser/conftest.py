@@ -16,7 +16,7 @@ import torch
 from browser import NoBrowserError, find_chromium
 from comfy_server import running_server
 from PIL import Image
-from recording import write_tone, write_video
+from recording import write_tone, write_training_clips, write_video
 from safetensors.torch import load_file
 from small_files import SMALL_FILES
 from workflow_files import files_asked
@@ -58,6 +58,7 @@ def served(request, open_page, small_files, tmp_path_factory) -> Iterator[Simple
     Image.new("RGB", (96, 128), "teal").save(picture)
     write_tone(base / "input" / "recording.wav", hertz=440, seconds=2.0)
     write_video(base / "input" / "clip.mp4", (33, 64, 96))
+    write_training_clips(base / "input" / "training_clips")
     flags = ["--front-end-root", str(newest_page())] if request.param == NEWEST else []
     with (
         running_server(Path(os.environ["COMFYUI_PATH"]).resolve(), base, flags=flags) as server,
@@ -81,6 +82,7 @@ def small() -> dict[str, object]:
     return {
         "width": 64,
         "height": 64,
+        "size": 64,
         "length": 5,
         "steps": 2,
         "model_area": "720x720",

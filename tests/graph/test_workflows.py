@@ -14,9 +14,10 @@ from comfyui_ovi.ovi_model.latent import geometry
 from comfyui_ovi.ovi_model.load.video_vae import load_video_vae
 from goldens import relative_error
 from media import decode
-from picture_cards import NOT_SHOWN
+from picture_cards import NOT_SHOWN, Card, with_miniature
 from PIL import Image
-from recording import write_tone, write_video
+from recording import write_tone, write_training_clips, write_video
+from safetensors.torch import load_file
 from small_files import with_small_files
 from small_graph import CountForwards, parts
 from workflow_files import skip_if_newer
@@ -47,6 +48,7 @@ ALL_NODES = [name for name in NAMES if name not in FEW]
     UPSCALE,
     SHOTS,
     PERSON,
+    TRAINING,
 ) = (
     "Ovi_14_All_nodes_text",
     "Ovi_15_All_nodes_picture",
@@ -61,6 +63,7 @@ ALL_NODES = [name for name in NAMES if name not in FEW]
     "Ovi_09_Upscaled_by_a_model",
     "Ovi_06_Film_of_three_shots",
     "Ovi_16_A_face_and_a_voice",
+    "Ovi_17_Train_a_LoRA",
 )
 TWICE_AS_LARGE = (LORA, TWO_PASS, UPSCALE)
 # What the canvas shows beside nodes that run, and the widgets it adds of its own.
@@ -76,12 +79,24 @@ SHRUNK = (
     "ImageFromBatch",
     "OviContinue",
     "OviReferences",
+    "OviTrainingClips",
+    "OviTrainLora",
 )
 # The recording lasts half a second, so a voice is taken from its beginning.
-SMALL = {"width": 96, "height": 64, "length": 25, "steps": 3, "seconds": 0.5, "voice_start": 0.0}
+SMALL = {
+    "width": 96,
+    "height": 64,
+    "size": 64,
+    "length": 25,
+    "steps": 3,
+    "seconds": 0.5,
+    "voice_start": 0.0,
+}
 FRAMES = {SHOTS: 25 + 2 * 12}
 GROUPS = ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
 SHOT_GROUPS = ["1 Load", "2 First shot", "3 Second shot", "4 Third shot", "5 Save"]
+TRAINING_GROUPS = ["1 Load", "2 Clips", "3 Train", "4 Try it"]
+READS_PICTURES = ("LoadImage", "LoadVideo", "OviContinue", "OviTrainingClips")
 
 
 class LoadNarrowVideoVAE:
@@ -120,8 +135,7 @@ def shrunk(prompt):
     prompt = with_small_files(copy.deepcopy(prompt))
     for node in prompt.values():
         if node["class_type"] == "VAELoader" and any(
-            other["class_type"] in ("LoadImage", "LoadVideo", "OviContinue")
-            for other in prompt.values()
+            other["class_type"] in READS_PICTURES for other in prompt.values()
         ):
             node |= {
                 "class_type": "LoadNarrowVideoVAE",
@@ -140,6 +154,7 @@ def make(runtime, small_files):
     Image.fromarray(gradient.astype(np.uint8)).save(runtime.input / "example.png")
     write_tone(runtime.input / "recording.wav", TONE, seconds=0.5, channels=6)
     write_video(runtime.input / "clip.mp4", (SMALL["length"] + 8, SMALL["height"], SMALL["width"]))
+    write_training_clips(runtime.input / "training_clips")
     made = {}
 
     def make_one(name):
@@ -174,9 +189,9 @@ def every_node(workflow):
     return [node for node in nodes if node["type"] not in {graph["id"] for graph in subgraphs}]
 
 
-def test_all_sixteen_are_there():
+def test_all_seventeen_are_there():
     one_pass = [TEXT, IMAGE, RECORDING, SOUND, SIMPLE, LORA, FEW_STEPS, CARDS, MINIATURE]
-    assert sorted(NAMES) == sorted([*FEW, *one_pass, TWO_PASS, UPSCALE, SHOTS, PERSON])
+    assert sorted(NAMES) == sorted([*FEW, *one_pass, TWO_PASS, UPSCALE, SHOTS, PERSON, TRAINING])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
 
@@ -306,6 +321,46 @@ def test_the_second_pass_changes_both_streams_of_the_enlarged_first(make):
         assert relative_error(after, before) > 1e-2
 
 
+def test_the_training_is_saved_drawn_and_tried(runtime, make):
+    """The saved file is what was trained, and the sample is another without it."""
+    prompt, result, _ = make(TRAINING)
+    trainer = node_of(prompt, "OviTrainLora")
+    weights, losses = (result.value(trainer, slot) for slot in (0, 1))
+    assert len(losses["loss"]) == SMALL["steps"]
+    (saved,) = (runtime.output / "loras").glob("my_lora_3_steps_*.safetensors")
+    kept = load_file(saved)
+    assert kept.keys() == weights.keys()
+    assert all(torch.equal(kept[name], weights[name]) for name in kept)
+    assert result.outputs[node_of(prompt, "LossGraphNode")]["images"]
+    (read,) = result.outputs[node_of(prompt, "PreviewAny")]["text"]
+    assert read == "training_clips: 2 clips (2 of 64 x 64 x 25)"
+
+    prompt = copy.deepcopy(prompt)
+    prompt[node_of(prompt, "LoraModelLoader")]["inputs"]["strength_model"] = 0.0
+    without, _ = run(runtime, prompt, TRAINING)
+    sampler = node_of(prompt, "KSampler")
+    for taught, plain in zip(
+        parts(result.value(sampler)), parts(without.value(sampler)), strict=True
+    ):
+        assert relative_error(taught, plain) > 1e-4
+
+
+@pytest.mark.usefixtures("make")
+def test_the_miniature_can_be_trained_in_the_place_of_the_files(runtime):
+    """With the size and rank that the template's note gives for it; fewer frames and steps."""
+    prompt = with_miniature(api(TRAINING), Card(["A red face says <S>ba<E>. Audio: a low voice."]))
+    taught = {"size": 64, "length": 13, "rank": 8, "batch_size": 2, "name": "", "steps": 2}
+    prompt[node_of(prompt, "OviLatent")]["inputs"]["length"] = 13
+    for kind in ("OviTrainingClips", "OviTrainLora", "KSampler"):
+        inputs = prompt[node_of(prompt, kind)]["inputs"]
+        inputs |= {name: value for name, value in taught.items() if name in inputs}
+    result, video = run(runtime, prompt, TRAINING)
+    assert video.frames.shape == (13, 64, 64, 3)
+    losses = result.value(node_of(prompt, "OviTrainLora"), 1)["loss"]
+    assert len(losses) == 2
+    assert all(np.isfinite(losses))
+
+
 @pytest.mark.usefixtures("stand_ins")
 def test_few_steps_are_one_forward_of_one_prompt_each(runtime, make):
     """The published six steps, counted behind the LoRA; the LoRA counts."""
@@ -397,9 +452,8 @@ def test_nodes_stand_apart_and_in_groups(name):
         group["title"]
         for group in sorted(workflow["groups"], key=lambda group: group["bounding"][0])
     ]
-    assert (sorted(titles) if name == SHOTS else titles) == (
-        SHOT_GROUPS if name == SHOTS else GROUPS
-    )
+    wanted = {SHOTS: SHOT_GROUPS, TRAINING: TRAINING_GROUPS}.get(name, GROUPS)
+    assert (sorted(titles) if name == SHOTS else titles) == wanted
 
 
 @pytest.mark.parametrize("name", FEW)

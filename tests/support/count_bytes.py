@@ -133,6 +133,16 @@ class FusedAttentionWithGradient(torch.autograd.Function):
         return *(torch.empty_like(given) for given in ctx.saved_tensors[:3]), None
 
 
+def attention_with_gradient(
+    _original, query: Tensor, key: Tensor, value: Tensor, heads: int, **_options
+) -> Tensor:
+    """Hold what a fused kernel holds whose gradient is asked for; computes nothing.
+
+    A value for core's `transformer_options["optimized_attention_override"]`.
+    """
+    return FusedAttentionWithGradient.apply(query, key, value, heads)
+
+
 def gradient_peak(model, differentiable, shapes: list, dtype: torch.dtype) -> int:
     """Return the bytes a forward of an OviModel and the gradient of its latents hold at their peak.
 
@@ -143,14 +153,23 @@ def gradient_peak(model, differentiable, shapes: list, dtype: torch.dtype) -> in
     text = torch.zeros(
         shapes[0][0], model.config.text_length, model.config.text_dim, dtype=dtype, device=device
     )
-    options = {
-        "optimized_attention_override": lambda _chosen, *args, **_options: (
-            FusedAttentionWithGradient.apply(*args[:4])
-        )
-    }
+    options = {"optimized_attention_override": attention_with_gradient}
     with CountBytes() as count, differentiable(model):
         latents = [latent.requires_grad_() for latent in latents]
         time = torch.zeros(shapes[0][0], device=device)
         picture, _ = model(latents, time, text, text, transformer_options=options)
         torch.autograd.grad(picture.float().square().sum(), latents)
     return count.peak
+
+
+def training_bytes(forward) -> tuple[int, int]:
+    """Return the bytes that a forward holds for its backward, and the most at once in both.
+
+    forward: returns a loss. Gradients that the backward leaves count; what was there before does
+    not.
+    """
+    with CountBytes() as count:
+        loss = forward()
+        held = count.live
+        loss.backward()
+    return held, count.peak

@@ -1,4 +1,4 @@
-"""A recording and a video for workflows that load one."""
+"""A recording, a video and a folder of clips for workflows that load one."""
 
 import wave
 from pathlib import Path
@@ -30,3 +30,13 @@ def write_video(path: Path, shape: tuple[int, int, int]) -> None:
             picture = np.broadcast_to(columns[None, :, None], (height, width, 3)).astype(np.uint8)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(stream.encode())
+
+
+def write_training_clips(folder: Path, frames: int = 25, side: int = 64) -> None:
+    """Write two clips of a picture, a sound and a caption to a folder that is made."""
+    folder.mkdir(parents=True)
+    for name, hertz in (("low", 220), ("high", 880)):
+        write_video(folder / f"{name}.mp4", (frames, side, side))
+        write_tone(folder / f"{name}.wav", hertz, seconds=frames / 24)
+        caption = f"Stripes move to the left. Audio: a {name} tone."
+        (folder / f"{name}.txt").write_text(caption, encoding="utf-8")
