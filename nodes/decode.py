@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import search_aliases
+from ..ovi_model.core_facts import advanced, search_aliases
 from ..ovi_model.decode.clip import HELD, TILINGS, decode
 
 
@@ -38,6 +38,7 @@ class OviDecode(io.ComfyNode):
                     tooltip="Decode the picture in overlapping tiles: as large as free memory "
                     "allows, whole if it can be (auto); of at most 512 pixels (on); whole, smaller "
                     "only if memory runs out (off).",
+                    **advanced(),
                 ),
                 io.Combo.Input(
                     "held",
@@ -47,6 +48,7 @@ class OviDecode(io.ComfyNode):
                     tooltip="Pictures of 'Ovi Hold Pictures' and the sound of 'Ovi Hold Sound': "
                     "put back as they were given, where the latent still holds them (as given), "
                     "or decoded like everything else (decoded).",
+                    **advanced(),
                 ),
             ],
             outputs=[

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ovi_model.config import FRAME_RATE, SAMPLE_RATE
-from ..ovi_model.core_facts import choose, search_aliases
+from ..ovi_model.core_facts import advanced, choose, search_aliases
 from ..ovi_model.latent import continuation, held_sound, overlap
 from ..ovi_model.latent.pictures import to_rgb
 from ..ovi_model.save.frames_on_disk import join_on_disk
@@ -152,6 +152,7 @@ class OviJoin(io.ComfyNode):
                     tooltip="Where the joined frames are kept. On disk: in ComfyUI's temp folder, "
                     "a film of many joins once, 12 bytes a pixel and frame (0.3 GB a second at 960 "
                     "x 960). In memory: each join is a film of its own.",
+                    **advanced(),
                 ),
             ],
             outputs=[

@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..ovi_model.config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP
-from ..ovi_model.core_facts import choose, search_aliases
+from ..ovi_model.core_facts import advanced, choose, search_aliases
 from ..ovi_model.latent import held_pictures, held_sound, hold, spans, time_mask
 from ..ovi_model.latent.latents import streams
 from ..ovi_model.preview.held_bars import Part, draw_held
@@ -16,9 +16,16 @@ UNITS = ("frames", "seconds")
 MOST_SECONDS = MOST_FRAMES / FRAME_RATE
 
 
-def _seconds(name: str, tooltip: str) -> io.Float.Input:
+def _seconds(name: str, tooltip: str, **more: bool) -> io.Float.Input:
     return io.Float.Input(
-        name, default=0.0, min=0.0, max=MOST_SECONDS, step=0.001, round=False, tooltip=tooltip
+        name,
+        default=0.0,
+        min=0.0,
+        max=MOST_SECONDS,
+        step=0.001,
+        round=False,
+        tooltip=tooltip,
+        **more,
     )
 
 
@@ -95,6 +102,7 @@ class OviHoldPictures(io.ComfyNode):
                     tooltip="For one picture that is not the first frame: given to the model "
                     "clean, or noised to the level of each step, as spans are. On the miniature "
                     "clean keeps it far better. Of strength 1 alone.",
+                    **advanced(),
                 ),
             ],
             outputs=[given],
@@ -203,6 +211,7 @@ class OviTimeMask(io.ComfyNode):
                     "ramp",
                     "Seconds inside the span in which the mask rises from 0 to 1 at each edge. 0: "
                     "a hard edge.",
+                    **advanced(),
                 ),
             ],
             outputs=[given],

@@ -3,7 +3,7 @@
 import folder_paths
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import search_aliases
+from ..ovi_model.core_facts import advanced, search_aliases
 from ..ovi_model.load.audio_vae import load_audio_vae
 from ..ovi_model.load.diffusion_model import WEIGHT_DTYPES, load_model
 from ..ovi_model.load.lora import apply_lora
@@ -38,6 +38,7 @@ class OviModelLoader(io.ComfyNode):
                     options=[SAME_FILE, *files],
                     default=SAME_FILE,
                     tooltip="File of the audio tower, if the release has two files.",
+                    **advanced(),
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -46,6 +47,7 @@ class OviModelLoader(io.ComfyNode):
                     tooltip="How the weights are kept in memory. default: as in the file. fp8: "
                     "half the size of bf16, a little less exact; fast also computes in fp8 on "
                     "cards that can.",
+                    **advanced(),
                 ),
             ],
             outputs=[

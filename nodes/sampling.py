@@ -5,7 +5,7 @@ solvers.
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import choose, search_aliases
+from ..ovi_model.core_facts import advanced, choose, search_aliases
 from ..ovi_model.sample import guidance
 from ..ovi_model.sample.attention_kernel import KERNELS, choose_attention
 from ..ovi_model.sample.solver import SOLVERS, shifted_sigmas
@@ -69,7 +69,14 @@ class OviGuidance(io.ComfyNode):
         def point(name: str, default: float, what: str, optional: bool = False) -> io.Float.Input:
             how = f"Point of the schedule, 0 to 1, {what}."
             return io.Float.Input(
-                name, default=default, min=0.0, max=1.0, step=0.001, optional=optional, tooltip=how
+                name,
+                default=default,
+                min=0.0,
+                max=1.0,
+                step=0.001,
+                optional=optional,
+                tooltip=how,
+                **advanced(),
             )
 
         return io.Schema(
@@ -169,6 +176,7 @@ class OviStreamingSampler(io.ComfyNode):
                     max=1000,
                     tooltip="Latent frames that are made at once, 4 frames each. The model was "
                     "trained with 6, a second.",
+                    **advanced(),
                 ),
                 io.Combo.Input(
                     "keep",

@@ -4,7 +4,7 @@ import sys
 
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import search_aliases
+from ..ovi_model.core_facts import advanced, search_aliases
 from ..ovi_model.sample.steering import Steering, steer
 
 
@@ -46,6 +46,7 @@ class OviSteer(io.ComfyNode):
                     tooltip="Noise level, from 1.0 at the start to 0.0 at the end, down to which "
                     "steps are steered. When a sound happens is decided above 0.8; the rest is "
                     "detail.",
+                    **advanced(),
                 ),
                 io.Int.Input(
                     "steered_steps",

@@ -8,7 +8,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
 from ..ovi_model.config import PIXEL_STEP
-from ..ovi_model.core_facts import answer, choose
+from ..ovi_model.core_facts import advanced, answer, choose
 from ..ovi_model.latent.geometry import check_size
 from ..ovi_model.network.model import diffusion_model
 from ..ovi_model.text.prompt import SOUND_FORMS
@@ -79,6 +79,7 @@ class OviTrainingClips(io.ComfyNode):
                     default="Audio:",
                     tooltip="How the model reads sound: 'Audio:' for the 960x960 models (1.1), "
                     "'<AUDCAP>' for the 720x720 model (1.0). Captions may be in either form.",
+                    **advanced(),
                 ),
                 share(
                     "caption_dropout",
@@ -190,6 +191,7 @@ class OviTrainLora(io.ComfyNode):
                     default="all",
                     tooltip="What is trained: all, the video tower, the audio tower, or the layers "
                     "with which each tower reads the other (fusion).",
+                    **advanced(),
                 ),
                 io.Int.Input(
                     "rank",
@@ -232,6 +234,7 @@ class OviTrainLora(io.ComfyNode):
                     step=0.05,
                     tooltip="Weight of the sound's error, where the picture's is 1. 1: both count "
                     "the same, though a sound has far fewer numbers.",
+                    **advanced(),
                 ),
                 io.Int.Input(
                     "seed",
@@ -245,6 +248,7 @@ class OviTrainLora(io.ComfyNode):
                     default=True,
                     tooltip="Computes each pair of blocks again in the backward pass: far less "
                     "memory, a third more time. The result is the same.",
+                    **advanced(),
                 ),
                 io.String.Input(
                     "name",
@@ -260,6 +264,7 @@ class OviTrainLora(io.ComfyNode):
                     max=1000000,
                     tooltip="Steps after which the training and its LoRA are kept, if it has a "
                     "name.",
+                    **advanced(),
                 ),
             ],
             outputs=[

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -37,6 +38,13 @@ NESTED_LATENTS = hasattr(comfy.sample, "prepare_empty_noise")
 NESTED_WINDOWS = hasattr(comfy.context_windows, "WindowingState")
 # Newer than 0.3.75: a node may have more words that a search finds it by.
 SEARCH_ALIASES = "search_aliases" in {field.name for field in dataclasses.fields(io.Schema)}
+# The same for inputs that a page shows only when it is asked to.
+ADVANCED_INPUTS = "advanced" in inspect.signature(io.Input.__init__).parameters
+
+
+def advanced() -> dict[str, bool]:
+    """Return the field of an input that few need, where the schema has one."""
+    return {"advanced": True} if ADVANCED_INPUTS else {}
 
 
 def search_aliases(*words: str) -> dict[str, list[str]]:

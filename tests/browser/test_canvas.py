@@ -301,6 +301,36 @@ def test_reading_the_prompt_leaves_no_trace_in_what_is_saved(page):
     assert set(asked["inputs"]) == {"prompt", "video_negative", "audio_negative", "sound_tag"}
 
 
+SAVED_BY_BLUEPRINT = """app.graph.nodes.find(node => node.isSubgraphNode?.())
+    .serialize().widgets_values ?? []"""
+
+
+def test_a_blueprint_that_shows_the_prompt_has_the_ruler(page):
+    page.load(json.loads(TEXTS["Ovi_01_Miniature_no_download"]), "miniature")
+    before = page.page.evaluate(SAVED_BY_BLUEPRINT)
+    # The node inside has a ruler of its own, which is not in sight.
+    line = page.page.locator(".ovi-prompt-line:visible")
+    line.filter(has_text="Speech of about 1.3 s in a clip of 1.5 s").wait_for()
+    assert page.page.evaluate(SAVED_BY_BLUEPRINT) == before
+    typed = {"prompt": 'A face says "ba ba". Audio: a voice.', "length": 61}
+    page.page.evaluate(SET_ON_BLUEPRINT, typed)
+    line.filter(has_text="is not spoken").wait_for()
+    page.page.locator(".ovi-prompt-mend:visible").click()
+    line.filter(has_text="in a clip of 2.5 s").wait_for()
+    inside = {node["class_type"]: node["inputs"] for node in page.api_form().values()}
+    assert inside["OviTextEncode"]["prompt"] == "A face says <S>ba ba<E>. Audio: a voice."
+    assert page.problems == []
+
+
+def test_the_length_of_a_latent_is_told_in_seconds(page):
+    page.add_by_search("Ovi Latent", *PLACE)
+    page.set_widgets({"length": 241})
+    labels = page.page.evaluate("app.graph.nodes[0].widgets.map(widget => widget.label)")
+    assert sum("(10.04 s)" in (label or "") for label in labels) == 1
+    assert "10.04" not in page.page.evaluate("JSON.stringify(app.graph.serialize())")
+    assert page.problems == []
+
+
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_the_page_finds_the_faults_that_the_node_finds(page, prompt):
     """One list of rules in two languages."""

@@ -78,7 +78,7 @@ def test_a_template_for_newcomers_is_an_app(served, page):
     if served.is_newest:
         page.show_app(True)
         shown = page.page.get_by_test_id("linear-widgets")
-        for label in ("prompt", "frames (24 a second)", "width (pixels)", "steps", "seed"):
+        for label in ("prompt", "frames (37 = 1.5 s)", "width (pixels)", "steps", "seed"):
             shown.get_by_text(label, exact=True).first.wait_for()
     assert page.problems == []
 

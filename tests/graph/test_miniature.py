@@ -9,6 +9,7 @@ import pytest
 import torch
 from comfyui_ovi.miniature.training import evaluate, figures, judge, world
 from comfyui_ovi.ovi_model.load import miniature as files
+from comfyui_ovi.ovi_model.preview.speech import find_speech
 from PIL import Image
 from small_graph import Graph, output, sampled
 
@@ -282,6 +283,19 @@ def test_the_picture_follows_a_recording_that_is_held(judged):
 
 def test_something_is_heard_of_every_scene(judged):
     assert all(verdict.heard for verdict in judged["fused"])
+
+
+def test_the_preview_finds_a_high_voice(run, graph):
+    parts = graph.add("OviMiniature")
+    prompt = "A yellow face says <S>ba ba ba<E>. Audio: a high voice."
+    clip = decode(graph, sample_clip(graph, parts, output(parts, 1), prompt, 7, steps=6), parts)
+    graph.show(clip)
+    sound = run(graph).value(clip[0], 1)["waveform"][0]
+
+    syllables = judge.find_onsets(judge.envelope(sound[0]))
+    assert len(syllables) == 3
+    found = find_speech(sound, world.SAMPLE_RATE)
+    assert all(any(start < onset + 0.06 < end for start, end in found) for onset in syllables)
 
 
 def test_the_sound_stands_out_from_silence(judged):

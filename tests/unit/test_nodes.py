@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from comfyui_ovi.nodes import NODES
-from comfyui_ovi.ovi_model.core_facts import SEARCH_ALIASES
+from comfyui_ovi.ovi_model.core_facts import ADVANCED_INPUTS, SEARCH_ALIASES
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -364,6 +364,37 @@ def test_a_search_for_what_people_want_finds_nodes(runtime, words):
         if words in alias.lower()
     ]
     assert found
+
+
+def advanced_inputs(known):
+    info = known.GET_NODE_INFO_V1()["input"]
+    return {
+        name
+        for entries in info.values()
+        for name, entry in entries.items()
+        if isinstance(entry, tuple | list) and len(entry) > 1 and entry[1].get("advanced")
+    }
+
+
+def test_inputs_that_few_need_are_advanced_where_a_page_can_hide_them(runtime):
+    known = runtime.nodes.NODE_CLASS_MAPPINGS
+    found = {name: advanced_inputs(known[name]) for name in CONTRACT}
+    found = {name: inputs for name, inputs in found.items() if inputs}
+    expected = {
+        "OviModelLoader": {"audio_model", "weight_dtype"},
+        "OviHoldPictures": {"keyframe"},
+        "OviTimeMask": {"ramp"},
+        "OviJoin": {"frames"},
+        "OviGuidance": {
+            *("start_percent", "end_percent", "cfg_start_percent", "cfg_end_percent"),
+        },
+        "OviSteer": {"until"},
+        "OviStreamingSampler": {"frames_per_block"},
+        "OviDecode": {"tiling", "held"},
+        "OviTrainingClips": {"sound_tag"},
+        "OviTrainLora": {"parts", "sound_weight", "recompute", "save_every"},
+    }
+    assert found == (expected if ADVANCED_INPUTS else {})
 
 
 def test_no_help_page_is_left_over():

@@ -1,5 +1,6 @@
 // Under the inputs of Ovi Text Encode, a ruler in seconds shows while one types when the prompt is spoken and what is
-// heard; what Ovi would read otherwise is said, and mended by a click. The prompt itself stays plain text.
+// heard; what Ovi would read otherwise is said, and mended by a click. The prompt itself stays plain text. A blueprint
+// that shows the prompt of such a node has the ruler too.
 
 import { app } from "../../../scripts/app.js"
 import { EXAMPLES, VOICES } from "./prompt_examples.js"
@@ -8,6 +9,7 @@ import { placeSpeech, readPrompt, speakingSeconds } from "./prompt_parts.js"
 
 const FRAMES_A_SECOND = 24
 const MILLISECONDS = 150 // between two looks at the prompt
+const SUBGRAPH_INPUTS = -10 // the page's id for where links into a subgraph begin
 const USUAL_SECONDS = 5 // of a clip whose length is not known
 // Pixels. A new node has room for a prompt and its ruler. One of a saved workflow keeps its size, and what it has
 // no room for is left out whole: first the ruler, then the line.
@@ -51,11 +53,31 @@ app.registerExtension({
     document.head.append(style)
   },
   nodeCreated(node) {
-    if (node.comfyClass === "OviTextEncode") addReading(node)
+    if (node.comfyClass === "OviTextEncode") {
+      const [width, height] = addReading(node, node).computeSize()
+      node.setSize([Math.max(width, node.size[0]), height + ROOM_IN_A_NEW_NODE])
+    } else if (node.isSubgraphNode?.()) whenPlaced(node, () => readInside(node))
   },
 })
 
-function addReading(node) {
+// A blueprint's node has what it shows of the nodes inside when it is on the canvas. It keeps its size.
+function whenPlaced(node, then) {
+  const timer = setInterval(() => {
+    if (!node.graph) return
+    clearInterval(timer)
+    then()
+  }, MILLISECONDS)
+}
+
+function readInside(host) {
+  const isShown = (node) => node.comfyClass === "OviTextEncode" && linkOf(node, "prompt") && fieldOf(node, "prompt", host)
+  const encoder = host.subgraph.nodes.find(isShown)
+  if (encoder) addReading(host, encoder, host)
+  app.graph.setDirtyCanvas(true, true)
+}
+
+// Adds the reading of an encoder's prompt to a node: the encoder, or the blueprint's node around it. Returns the node.
+function addReading(node, encoder, host = null) {
   const element = makeElement("div", "ovi-prompt")
   // What is not saved must be the last widget: values of widgets are saved by their number.
   const widget = node.addDOMWidget("ovi_reading", "ovi_reading", element, {
@@ -67,8 +89,6 @@ function addReading(node) {
     setValue: () => {},
   })
   widget.serialize = false
-  const [width, height] = node.computeSize()
-  node.setSize([Math.max(width, node.size[0]), height + ROOM_IN_A_NEW_NODE])
   keepWidth(widget)
   const sizes = new ResizeObserver(() => leaveOut(element))
   sizes.observe(element)
@@ -77,10 +97,11 @@ function addReading(node) {
   let shown = null
   const look = () => {
     if (!node.graph) return // it is made, but not on the canvas yet
-    const text = promptOf(node)
-    const seconds = clipSeconds(node)
+    const field = fieldOf(encoder, "prompt", host)
+    const text = field ? String(field.value ?? "") : null // null: it comes from another node
+    const seconds = clipSeconds(encoder, host)
     const now = JSON.stringify([text, seconds])
-    if (now !== shown) show(element, text, seconds, (mended) => write(node, mended))
+    if (now !== shown) show(element, text, seconds, (mended) => write(field, mended))
     shown = now
   }
   const timer = setInterval(look, MILLISECONDS)
@@ -90,6 +111,7 @@ function addReading(node) {
     sizes.disconnect()
     return onRemoved?.apply(this, given)
   }
+  return node
 }
 
 // Newer pages set the width of a widget to that of their side panel, where they show it too.
@@ -103,31 +125,41 @@ function leaveOut(element) {
   element.classList.toggle("has-nothing", height < LEAST_FOR_LINE)
 }
 
-function promptWidget(node) {
-  return node.widgets.find((widget) => widget.name === "prompt")
-}
-
-function write(node, text) {
-  const widget = promptWidget(node)
-  widget.value = text
-  widget.callback?.(text)
+function write(field, text) {
+  field.value = text
+  field.callback?.(text)
   app.graph.setDirtyCanvas(true, true)
 }
 
-// The prompt as typed; null if it comes from another node.
-function promptOf(node) {
-  if (node.inputs?.some((input) => input.name === "prompt" && input.link != null)) return null
-  return String(promptWidget(node)?.value ?? "")
+// The link into an input that is a widget too; none if its value is typed.
+function linkOf(node, name) {
+  const id = node.inputs?.find((input) => input.name === name)?.link
+  return id == null ? null : (node.graph?.getLink?.(id) ?? node.graph?.links.get(id))
+}
+
+// The widget into which the value of an input is typed: the node's own, or that of the blueprint's node around it.
+// null if another node gives the value. host: that blueprint's node, where it is known.
+function fieldOf(node, name, host = null) {
+  const link = linkOf(node, name)
+  if (!link) return node.widgets?.find((widget) => widget.name === name) ?? null
+  if (Number(link.origin_id) !== SUBGRAPH_INPUTS) return null
+  const around = host ?? hostOf(node.graph)
+  return around && fieldOf(around, node.graph.inputs[link.origin_slot].name)
+}
+
+function hostOf(subgraph) {
+  const root = app.rootGraph ?? app.graph
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
+  return graphs.flatMap((graph) => graph.nodes).find((node) => node.subgraph === subgraph) ?? null
 }
 
 // Length in seconds that the nearest Ovi Latent asks for; null if there is none or another node sets it.
-function clipSeconds(node) {
-  const seen = new Set([node])
+function clipSeconds(encoder, host) {
+  const seen = new Set([encoder])
   for (const here of seen) {
     if (here.comfyClass === "OviLatent") {
-      const linked = here.inputs?.some((input) => input.name === "length" && input.link != null)
-      const frames = here.widgets?.find((widget) => widget.name === "length")?.value
-      return linked || !frames ? null : frames / FRAMES_A_SECOND
+      const frames = fieldOf(here, "length", host)?.value
+      return frames ? frames / FRAMES_A_SECOND : null
     }
     for (const next of neighbours(here)) seen.add(next) // the loop goes on over what is added
   }
