@@ -9,7 +9,8 @@ from ..ovi_model.core_facts import choose, search_aliases
 from ..ovi_model.sample import guidance
 from ..ovi_model.sample.attention_kernel import KERNELS, choose_attention
 from ..ovi_model.sample.solver import SOLVERS, shifted_sigmas
-from ..ovi_model.sample.streaming import KEEP, sample_streaming
+from ..ovi_model.sample.streaming import sample_streaming
+from ..ovi_model.sample.streaming_memory import KEEP
 
 
 class OviAttention(io.ComfyNode):

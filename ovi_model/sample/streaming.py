@@ -23,14 +23,9 @@ from ..core_facts import unpack_latents
 from ..log import log
 from ..network import past
 from ..network.references import Clock
+from .streaming_memory import KEEP, USUAL_FRAMES, USUAL_KEEP, cache_bytes, cache_dtype
 
 TRAINED_FRAMES, TRAINED_SIZE = 30, (32, 62)  # latent frames; latent height and width
-# Where keys and values are kept, and in which precision (None: as computed).
-KEEP = {
-    "on the card": (False, None),
-    "on the card, fp8": (False, torch.float8_e4m3fn),
-    "in main memory": (True, None),
-}
 # The highest level of noise below which the model's table has none: that of time 0.
 LOWEST_SIGMA = 5 * 0.001 / (1 + 4 * 0.001)
 
@@ -63,8 +58,8 @@ def sample_streaming(
     extra_args=None,
     callback=None,
     disable=None,  # noqa: ARG001
-    frames_per_block: int = 6,
-    keep: str = "on the card",
+    frames_per_block: int = USUAL_FRAMES,
+    keep: str = USUAL_KEEP,
 ) -> Tensor:
     """Return a clip [B, 1, N], packed, made block by block from noise [B, 1, N].
 
@@ -111,12 +106,11 @@ class Run:
 
     def __post_init__(self):
         self.base = self.guider.inner_model
-        offload, dtype = KEEP[self.keep]
+        self.base.memory_floor = 0.0  # from now on what is kept is seen in what is free
         device = self.guider.model_patcher.load_device
-        if offload:
+        if KEEP[self.keep][0]:
             device = comfy.model_management.intermediate_device()
-        dtype = dtype or self.base.manual_cast_dtype or self.base.get_dtype()
-        self.past = past.Past(device, dtype)
+        self.past = past.Past(device, cache_dtype(self.base, self.keep))
         self.generator = torch.Generator().manual_seed(self.extra_args.get("seed") or 0)
 
     def unpack(self, x: Tensor) -> list[Tensor]:
@@ -142,14 +136,10 @@ class Run:
                 f"'Ovi Streaming Sampler' was given {len(positive)} positive prompts; it reads "
                 "one. Do not combine prompts, nor give them times or areas."
             )
-        network = self.base.diffusion_model
         height, width = video.shape[3:]
-        tokens = -(-height // 2) * -(-width // 2)
-        frames = blocks[-1].frames.start  # the last block is read by none
-        size = past.bytes_of(
-            frames, tokens, network.config.dim, len(network.blocks), self.past.dtype
-        )
-        log.info("keeps %.2f GB of %d finished latent frames %s", size / 1e9, frames, self.keep)
+        size = cache_bytes(self.base, video.shape, len(blocks[0].frames), self.keep)
+        finished = blocks[-1].frames.start
+        log.info("keeps %.2f GB of %d finished latent frames %s", size / 1e9, finished, self.keep)
         if video.shape[2] != TRAINED_FRAMES or (height, width) != TRAINED_SIZE:
             log.warning(
                 "Streaming was trained on 992 x 512 pixels and 117 frames; this clip is %d x %d "
