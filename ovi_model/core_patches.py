@@ -284,7 +284,8 @@ PATCHES = (
             sampler_function=sample_streaming,
             is_ours=_is_ours,
         ),
-        "What a sampler keeps on the card is not part of what core leaves free there.",
+        "What a sampler keeps on the card, or decodes with, is not part of what core makes room "
+        "for.",
         "would need to ask the sampler",
     ),
     Patch(

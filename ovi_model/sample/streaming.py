@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import comfy.conds
@@ -60,32 +61,31 @@ def sample_streaming(
     disable=None,  # noqa: ARG001
     frames_per_block: int = USUAL_FRAMES,
     keep: str = USUAL_KEEP,
+    player=None,
 ) -> Tensor:
     """Return a clip [B, 1, N], packed, made block by block from noise [B, 1, N].
 
-    sigmas: the levels of each block's steps, and 0. Raises ValueError for a latent of which
-    something is held, and for more than one positive prompt.
+    sigmas: the levels of each block's steps, and 0. player: shows finished blocks, see
+    preview/film_so_far. Raises ValueError for a latent of which something is held, and for more
+    than one positive prompt.
     """
     run = Run(model.inner_model, extra_args or {}, keep)
     video, audio = run.unpack(x)
     blocks = cut_blocks(video.shape[2], audio.shape[2], frames_per_block)
     run.check(video, blocks)
     levels = [float(sigma) for sigma in sigmas[:-1]]
-    finished = [torch.zeros_like(video), torch.zeros_like(audio)]
-    total = len(blocks) * len(levels)
-    for index, block in enumerate(blocks):
-        for level, made in run.denoise(block, video, audio, finished[1], levels):
-            step = index * len(levels) + level
-            if callback is not None:
-                shown = run.put(finished, made, block)
-                # A preview shows the middle of the clip: until it is made, the newest frame.
-                shown[0][:, :, block.frames.stop :] = made[0][:, :, -1:]
-                packed = comfy.utils.pack_latents(shown)[0]
-                place = step * len(levels) // total
-                callback({"i": place, "denoised": packed, "x": packed, "sigma": sigmas[place]})
-        finished = run.put(finished, made, block)
-        if index + 1 < len(blocks):
-            run.remember(block, made)
+    with player.start() if player else nullcontext() as film:
+        finished = [torch.zeros_like(video), torch.zeros_like(audio)]
+        for index, block in enumerate(blocks):
+            for level, made in run.denoise(block, video, audio, finished[1], levels):
+                if callback is not None:
+                    place = (index * len(levels) + level) // len(blocks)
+                    callback(run.report(finished, made, block, sigmas[place], place))
+            finished = run.put(finished, made, block)
+            if index + 1 < len(blocks):
+                if film is not None:
+                    film.add(*run.cut(finished, block))
+                run.remember(block, made)
     return comfy.utils.pack_latents(finished)[0]
 
 
@@ -217,6 +217,27 @@ class Run:
         self.past.is_written = True
         self.predict(block, *made, 0.0)
         self.past.is_written = False
+
+    def report(
+        self,
+        finished: list[Tensor],
+        made: tuple[Tensor, Tensor],
+        block: Block,
+        sigma: Tensor,
+        place: int,
+    ) -> dict:
+        """Return what core's callback takes of a step; place: as of one that makes all at once."""
+        shown = self.put(finished, made, block)
+        # A preview shows the middle of the clip: until it is made, the newest frame.
+        shown[0][:, :, block.frames.stop :] = made[0][:, :, -1:]
+        packed = comfy.utils.pack_latents(shown)[0]
+        return {"i": place, "denoised": packed, "x": packed, "sigma": sigma}
+
+    def cut(self, finished: list[Tensor], block: Block) -> tuple[Tensor, Tensor]:
+        """Return picture, as a VAE takes it, and sound up to the end of a block."""
+        video, audio = finished
+        picture = self.base.latent_format.process_out(video[:, :, : block.frames.stop])
+        return picture, audio[:, :, : block.steps.stop]
 
     @staticmethod
     def put(finished: list[Tensor], made: tuple[Tensor, Tensor], block: Block) -> list[Tensor]:

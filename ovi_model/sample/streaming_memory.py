@@ -45,8 +45,8 @@ def cache_bytes(model, shape: torch.Size, frames_per_block: int, keep: str) -> i
 
 def reserve_caches(original, sampler_function: Callable, is_ours: Callable):
     """Wrap core's CFGGuider.outer_sample: where this function is the sampler, what it keeps on the
-    card is part of what core leaves free there. A sampler itself is asked after the model is
-    loaded.
+    card is part of what core leaves free there, and what it decodes with is loaded with the model.
+    A sampler itself is asked after that.
 
     is_ours tells the family's models from all others.
     """
@@ -56,10 +56,7 @@ def reserve_caches(original, sampler_function: Callable, is_ours: Callable):
         model, kwargs["latent_shapes"] = self.model_patcher.model, latent_shapes
         is_streaming = getattr(sampler, "sampler_function", None) is sampler_function
         if is_streaming and is_ours(model) and len(latent_shapes or ()) > 1:
-            kept = _bytes_on_card(model, latent_shapes[0], **sampler.extra_options)
-            check_memory(kept, self.model_patcher.load_device)
-            # A block with all that it reads takes no more than a whole clip.
-            model.memory_floor = model.memory_required(noise.shape) + kept
+            _reserve(self, noise.shape, latent_shapes[0], **sampler.extra_options)
         try:
             return original(self, noise, latent_image, sampler, *args, **kwargs)
         finally:
@@ -69,10 +66,25 @@ def reserve_caches(original, sampler_function: Callable, is_ours: Callable):
     return outer_sample
 
 
-def _bytes_on_card(
-    model, shape: torch.Size, frames_per_block: int = USUAL_FRAMES, keep: str = USUAL_KEEP
-) -> int:
-    return 0 if KEEP[keep][0] else cache_bytes(model, shape, frames_per_block, keep)
+def _reserve(
+    guider,
+    packed: torch.Size,
+    shape: torch.Size,
+    frames_per_block: int = USUAL_FRAMES,
+    keep: str = USUAL_KEEP,
+    player=None,
+) -> None:
+    """Tell core, by the model, of caches for a picture of a shape, and of decoding its blocks."""
+    model, device = guider.model_patcher.model, guider.model_patcher.load_device
+    kept = 0 if KEEP[keep][0] else cache_bytes(model, shape, frames_per_block, keep)
+    check_memory(kept, device)
+    # A block with all that it reads takes no more than a whole clip.
+    needed = model.memory_required(packed)
+    if player is not None:
+        needed = max(needed, player.memory_required(shape, frames_per_block))
+        for cond in guider.conds.get("positive", []):
+            cond["additional_models"] = [*cond.get("additional_models", []), *player.patchers]
+    model.memory_floor = needed + kept
 
 
 def check_memory(kept: float, device: torch.device) -> None:

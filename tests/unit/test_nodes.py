@@ -137,7 +137,10 @@ CONTRACT = {
         ["SIGMAS"],
     ),
     "OviSamplerUniPC": ({"solver": "unipc"}, ["SAMPLER"]),
-    "OviStreamingSampler": ({"frames_per_block": 6, "keep": "on the card"}, ["SAMPLER"]),
+    "OviStreamingSampler": (
+        {"frames_per_block": 6, "keep": "on the card", "vae": None, "audio_vae": None},
+        ["SAMPLER"],
+    ),
     "OviSeparateLatent": ({"latent": None}, ["LATENT", "LATENT"]),
     "OviConcatLatent": ({"video_latent": None, "audio_latent": None}, ["LATENT"]),
     "OviSaveLatent": ({"latent": None, "filename_prefix": "latents/Ovi"}, ["LATENT"]),

@@ -73,6 +73,30 @@ def test_core_is_asked_for_what_is_kept_beside_a_forward(seen, clip, keep):
     assert patcher.model.memory_floor == 0
 
 
+class _Decoder(NamedTuple):
+    """What a player is asked for; the real one is in tests/graph/test_streaming.py."""
+
+    patchers: list
+
+    def memory_required(self, shape, frames_per_block):
+        assert list(shape) == [1, 48, 5, 4, 6]
+        return 1e9 * frames_per_block
+
+    def start(self):
+        return nullcontext()
+
+
+def test_what_decodes_blocks_is_loaded_with_the_model_and_has_room(seen):
+    """The larger of a forward and a decoding, which do not run at once."""
+    asked, kept = seen
+    other = wan_patcher()
+    patcher = small_patcher()
+    stream(patcher, player=_Decoder([other]))
+    (_, needed) = asked[0]
+    assert needed == 2e9 + bytes_of(kept[0])
+    assert other in loaded_with(patcher)
+
+
 def test_nothing_stays_reserved_after_a_refusal(monkeypatch):
     patcher = small_patcher()
     monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda _device: 2**10)
