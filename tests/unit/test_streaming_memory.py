@@ -2,10 +2,14 @@
 
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
+from comfyui_ovi.ovi_model.load.audio_vae import load_audio_vae
 from comfyui_ovi.ovi_model.network import past
+from comfyui_ovi.ovi_model.preview.film_so_far import Player
 from comfyui_ovi.ovi_model.sample import streaming, streaming_memory
 from goldens import small_patcher
 from weights import seeded
@@ -19,15 +23,9 @@ def seen(monkeypatch):
     asked, kept = [], []
     load, begin = comfy.model_management.load_models_gpu, past.Past.__init__
 
-    def watch(models, *args, memory_required, minimum_memory_required, **kwargs):
-        asked.append((memory_required, minimum_memory_required))
-        return load(
-            models,
-            *args,
-            memory_required=memory_required,
-            minimum_memory_required=minimum_memory_required,
-            **kwargs,
-        )
+    def watch(models, *args, **asks):
+        asked.append((models, asks["memory_required"], asks.get("minimum_memory_required")))
+        return load(models, *args, **asks)
 
     def note(self, *args):
         begin(self, *args)
@@ -52,6 +50,10 @@ def stream(patcher, frames=5, batch=1, size=(4, 6), sampler=None, **options):
     return guider.sample(noise, empty, sampler, SIGMAS, disable_pbar=True, seed=0)
 
 
+def forward_memory(shape):
+    return small_patcher().model.memory_required(shape)
+
+
 def bytes_of(kept):
     return sum(x.nbytes for pairs in kept.kept.values() for pair in pairs for x in pair)
 
@@ -67,34 +69,31 @@ def test_core_is_asked_for_what_is_kept_beside_a_forward(seen, clip, keep):
     stream(patcher, sampler=comfy.samplers.sampler_object("euler"), **clip)
     on_card = 0 if keep == "in main memory" else bytes_of(kept[0])
     assert (bytes_of(kept[0]) > 0) == (clip.get("frames") != 2)  # that is one block
-    (_, with_it), (twice, without) = asked
+    (_, most, with_it), (_, twice, without) = asked
     assert with_it == without + on_card
-    assert asked[0][0] == max(twice, with_it)
+    assert most == max(twice, with_it)
     assert patcher.model.memory_floor == 0
 
 
-class _Decoder(NamedTuple):
-    """What a player is asked for; the real one is in tests/graph/test_streaming.py."""
-
-    patchers: list
-
-    def memory_required(self, shape, frames_per_block):
-        assert list(shape) == [1, 48, 5, 4, 6]
-        return 1e9 * frames_per_block
-
-    def start(self):
-        return nullcontext()
-
-
-def test_what_decodes_blocks_is_loaded_with_the_model_and_has_room(seen):
+@pytest.mark.parametrize("has_sound", [True, False], ids=["sound", "silent"])
+def test_what_decodes_blocks_is_loaded_with_the_model_and_has_room(seen, small_files, has_sound):
     """The larger of a forward and a decoding, which do not run at once."""
     asked, kept = seen
-    other = wan_patcher()
-    patcher = small_patcher()
-    stream(patcher, player=_Decoder([other]))
-    (_, needed) = asked[0]
-    assert needed == 2e9 + bytes_of(kept[0])
-    assert other in loaded_with(patcher)
+    vae, audio_vae = vaes = (
+        comfy.sd.VAE(
+            sd=comfy.utils.load_torch_file(str(small_files / "vae/wan22_tiny_small.safetensors"))
+        ),
+        load_audio_vae(small_files / "vae" / "mmaudio_small.safetensors"),
+    )
+    shown = []
+    player = Player(vae, audio_vae if has_sound else None, shown.append)
+    stream(small_patcher(), player=player, size=(4, 6))
+    assert [len(clip.frames) for clip in shown] == [5, 13]
+    (models, _, needed), *_ = asked
+    assert {one.patcher for one in vaes[: 1 + has_sound]} <= set(models)
+    decoding = player.memory_required((1, 48, 5, 4, 6), 2)
+    assert needed == max(decoding, forward_memory(shape=(1, 1, 5800))) + bytes_of(kept[0])
+    assert decoding > 2 * bytes_of(kept[0])
 
 
 def test_nothing_stays_reserved_after_a_refusal(monkeypatch):
