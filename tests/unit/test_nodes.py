@@ -241,6 +241,8 @@ OPTIONAL = {
     ),
     ("OviScheduler", "solver"),
     ("OviSamplerUniPC", "solver"),
+    ("OviStreamingSampler", "vae"),
+    ("OviStreamingSampler", "audio_vae"),
     ("OviContinue", "fps"),
     ("OviDecode", "held"),
     ("OviPreview", "audio"),
