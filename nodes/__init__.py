@@ -16,14 +16,9 @@ from .load import (
 )
 from .preview import OviPreview
 from .references import OviReferenceGuidance, OviReferenceGuider, OviReferences
-from .sampling import (
-    OviAttention,
-    OviGuidance,
-    OviSamplerUniPC,
-    OviScheduler,
-    OviStreamingSampler,
-)
+from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
 from .steering import OviSteer
+from .streaming import OviStreamingSampler
 from .text import OviTextEncode
 from .training import OviTrainingClips, OviTrainLora
 from .video import OviSaveVideo

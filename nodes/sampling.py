@@ -5,11 +5,10 @@ solvers.
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import advanced, choose, search_aliases
+from ..ovi_model.core_facts import advanced, search_aliases
 from ..ovi_model.sample import guidance
 from ..ovi_model.sample.attention_kernel import KERNELS, choose_attention
 from ..ovi_model.sample.solver import SOLVERS, shifted_sigmas
-from ..ovi_model.sample.streaming import KEEP, sample_streaming
 
 
 class OviAttention(io.ComfyNode):
@@ -154,54 +153,6 @@ def _solver_input(tooltip: str) -> io.Combo.Input:
     return io.Combo.Input(
         "solver", options=list(SOLVERS), default="unipc", optional=True, tooltip=tooltip
     )
-
-
-class OviStreamingSampler(io.ComfyNode):
-    """A clip block by block as SAMPLER."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="OviStreamingSampler",
-            display_name="Ovi Streaming Sampler",
-            category="Ovi/sample",
-            description="Makes a clip in blocks of a second, four steps each and without a "
-            "negative prompt, with a model that was trained for it (Hallo-Live). Give it the "
-            "sigmas of 'BasicScheduler', simple, 4 steps.",
-            inputs=[
-                io.Int.Input(
-                    "frames_per_block",
-                    default=6,
-                    min=1,
-                    max=1000,
-                    tooltip="Latent frames that are made at once, 4 frames each. The model was "
-                    "trained with 6, a second.",
-                    **advanced(),
-                ),
-                io.Combo.Input(
-                    "keep",
-                    options=list(KEEP),
-                    default="on the card",
-                    tooltip="Where keys and values of finished blocks are kept: 8.8 GB for a clip "
-                    "of 992 x 512 pixels and 117 frames in bf16, half of it in fp8. In main "
-                    "memory they are copied at every step. The log says how much it is.",
-                ),
-            ],
-            outputs=[
-                io.Sampler.Output(
-                    "sampler",
-                    display_name="sampler",
-                    tooltip="For 'SamplerCustomAdvanced' with 'BasicGuider'.",
-                )
-            ],
-        )
-
-    @classmethod
-    def execute(cls, frames_per_block: int, keep: str) -> io.NodeOutput:
-        """Return the sampler."""
-        choose("keep", keep, KEEP)
-        options = {"frames_per_block": frames_per_block, "keep": keep}
-        return io.NodeOutput(comfy.samplers.KSAMPLER(sample_streaming, options))
 
 
 class OviScheduler(io.ComfyNode):

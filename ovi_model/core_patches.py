@@ -33,7 +33,8 @@ from .load.state_dict import DIFFUSION_MODEL, SHARDED
 from .load.weight_file import find_tensors
 from .log import log
 from .preview import live
-from .sample import nested_latents, windows
+from .sample import nested_latents, streaming_memory, windows
+from .sample.streaming import sample_streaming
 from .train import core_trainer
 
 
@@ -274,6 +275,18 @@ PATCHES = (
         "A mask is taken to be of the pack's shape.",
         _SINCE,
         _OLD,
+    ),
+    Patch(
+        _GUIDER,
+        "outer_sample",
+        partial(
+            streaming_memory.reserve_caches,
+            sampler_function=sample_streaming,
+            is_ours=_is_ours,
+        ),
+        "What a sampler keeps on the card, or decodes with, is not part of what core makes room "
+        "for.",
+        "would need to ask the sampler",
     ),
     Patch(
         _GUIDER,

@@ -23,11 +23,12 @@ MAX_CHUNK = 1875
 
 @torch.no_grad()
 @on_device
-def decode_16k(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
+def decode_16k(vae: comfy.sd.VAE, latents: Tensor, has_bar: bool = True) -> Tensor:
     """Return the sound [B, 1, 512 L] of latents [B, 20, L] at 16 kHz, as the vocoder makes it.
 
     ComfyUI's own decode resamples the same sound to 44.1 kHz. The VAE's attention spans the clip,
     so it runs at once, at 2.5 MiB a second; the vocoder, at 15 MiB a second, runs in chunks.
+    has_bar: whether the page shows how far it is.
     """
     steps = min(latents.shape[-1], MAX_CHUNK // MEL_FRAMES_PER_STEP)
     memory = vae.memory_used_decode((1, AUDIO_CHANNELS, steps), vae.vae_dtype)
@@ -39,15 +40,17 @@ def decode_16k(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
     for latent in latents.split(1):
         comfy.model_management.throw_exception_if_processing_interrupted()
         mel = model.vae.decode(latent.to(device=vae.device, dtype=vae.vae_dtype))
-        clips.append(vocode(model.vocoder, mel, vae.output_device))
+        clips.append(vocode(model.vocoder, mel, vae.output_device, has_bar))
     return torch.cat(clips)
 
 
-def vocode(vocoder: BigVGANVocoder, mel: Tensor, device: torch.device) -> Tensor:
+def vocode(
+    vocoder: BigVGANVocoder, mel: Tensor, device: torch.device, has_bar: bool = True
+) -> Tensor:
     """Return the sound [1, 1, 256 N] of mel bands [1, 80, N], on a device; as if made at once."""
     context = receptive_field(vocoder)
     chunks = list(split(mel.shape[-1], MAX_CHUNK))
-    bar = ProgressBar(len(chunks))
+    bar = ProgressBar(len(chunks)) if has_bar else None
     sounds = []
     for start, stop in chunks:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -57,7 +60,8 @@ def vocode(vocoder: BigVGANVocoder, mel: Tensor, device: torch.device) -> Tensor
         samples = sound.shape[-1] // window.shape[-1]
         own = sound[..., (start - first) * samples : (stop - first) * samples]
         sounds.append(own.float().to(device))
-        bar.update(1)
+        if bar:
+            bar.update(1)
     return torch.cat(sounds, dim=-1)
 
 

@@ -31,9 +31,12 @@ def decode_whole(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
     return _decode_fitting(vae, video, _grid(video, lambda *_: True))
 
 
-def decode_tiled(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
-    """Return the frames as decode_whole, decoded in tiles of at most 512 pixels."""
-    return _decode_fitting(vae, video, _grid(video, lambda *sides: max(sides) <= USUAL_TILE))
+def decode_tiled(vae: comfy.sd.VAE, video: Tensor, has_bar: bool = True) -> Tensor:
+    """Return the frames as decode_whole, decoded in tiles of at most 512 pixels.
+
+    has_bar: whether the page shows how far it is.
+    """
+    return _decode_fitting(vae, video, _usual_grid(video.shape), has_bar)
 
 
 def decode_largest(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
@@ -55,6 +58,12 @@ def decode_largest(vae: comfy.sd.VAE, video: Tensor) -> Tensor:
     return _decode_fitting(vae, video, largest(free_memory(device)))
 
 
+def tile_memory_required(vae: comfy.sd.VAE, shape: torch.Size) -> float:
+    """Return the bytes that decode_tiled takes for a latent of a shape, besides weights."""
+    grid = _usual_grid(shape)
+    return memory_required(vae, shape, (grid.height.tile, grid.width.tile))
+
+
 def memory_required(vae: comfy.sd.VAE, shape: torch.Size, tile: tuple[int, int]) -> float:
     """Return the bytes that decoding a latent of a shape takes on the device, besides weights.
 
@@ -72,6 +81,10 @@ def memory_required(vae: comfy.sd.VAE, shape: torch.Size, tile: tuple[int, int])
     return held + (kept if vae.output_device == vae.device else 0)
 
 
+def _usual_grid(shape: torch.Size) -> Grid:
+    return least_work(*shape[-2:], lambda *sides: max(sides) <= USUAL_TILE)
+
+
 def _grid(video: Tensor, fits: Callable[[int, int], bool]) -> Grid:
     return least_work(*video.shape[-2:], fits)
 
@@ -83,12 +96,12 @@ def _load(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> None:
     )
 
 
-def _decode_fitting(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> Tensor:
+def _decode_fitting(vae: comfy.sd.VAE, video: Tensor, grid: Grid, has_bar: bool = True) -> Tensor:
     """Decode in these tiles and, as often as memory runs out, in tiles of at most half the size."""
     while True:
         try:
             _load(vae, video, grid)
-            return _decode_tiles(vae, video, grid)
+            return _decode_tiles(vae, video, grid, has_bar)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -121,18 +134,18 @@ def _smaller(video: Tensor, grid: Grid) -> Grid:
 
 @torch.no_grad()
 @on_device
-def _decode_tiles(vae: comfy.sd.VAE, video: Tensor, grid: Grid) -> Tensor:
+def _decode_tiles(vae: comfy.sd.VAE, video: Tensor, grid: Grid, has_bar: bool = True) -> Tensor:
     frames = torch.zeros(
         _frames_shape(video.shape), dtype=_frames_dtype(vae), device=vae.output_device
     )
-    bar = ProgressBar(len(grid) * frames.shape[0] * frames.shape[1])
+    bar = ProgressBar(len(grid) * frames.shape[0] * frames.shape[1]) if has_bar else None
     for clip, picture in zip(video.split(1), frames, strict=True):
         _decode_clip(vae, clip.to(device=vae.device, dtype=vae.vae_dtype), grid, picture, bar)
     return frames
 
 
 def _decode_clip(
-    vae: comfy.sd.VAE, latent: Tensor, grid: Grid, picture: Tensor, bar: ProgressBar
+    vae: comfy.sd.VAE, latent: Tensor, grid: Grid, picture: Tensor, bar: ProgressBar | None
 ) -> None:
     """Add the frames of a latent [1, 48, F, H, W] to a black picture [4F - 3, 16H, 16W, 3]."""
     model = vae.first_stage_model
@@ -150,7 +163,7 @@ def _decode_clip(
 
 
 def _adder(
-    vae: comfy.sd.VAE, place: Tensor, mask: Tensor, bar: ProgressBar
+    vae: comfy.sd.VAE, place: Tensor, mask: Tensor, bar: ProgressBar | None
 ) -> Callable[[Tensor], None]:
     """Return what adds the next frames [1, 3, f, h, w] of a tile to its place [F, h, w, 3].
 
@@ -164,7 +177,8 @@ def _adder(
         shown = vae.process_output(part.to(place.dtype)).movedim(1, -1)[0] * mask.to(part.device)
         place[made : made + len(shown)] += shown.to(place.device)
         made += len(shown)
-        bar.update(len(shown))
+        if bar:
+            bar.update(len(shown))
 
     return add
 

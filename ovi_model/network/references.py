@@ -7,6 +7,7 @@ Source: Guoxu1233/DreamID-Omni, what its engine and its rope_apply compute for o
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -48,9 +49,15 @@ def reference_clock(
     The scale and the interval are rounded to bf16, as the model was trained: 31 and 157 give
     0.197265625 and 760.
     """
-    scale = torch.tensor(frames / steps, dtype=torch.bfloat16)
-    interval = torch.tensor(REFERENCE_INTERVAL, dtype=torch.bfloat16) / scale
-    return Clock(float(scale), images, tuple(voices), int(interval))
+    scale = _to_bf16(frames / steps)
+    interval = int(_to_bf16(_to_bf16(REFERENCE_INTERVAL) / scale))
+    return Clock(scale, images, tuple(voices), interval)
+
+
+def _to_bf16(number: float) -> float:
+    """Round a positive number as bf16 does; a tensor's number would end a compiled graph."""
+    part, exponent = math.frexp(number)
+    return math.ldexp(round(part * 256), exponent - 8)
 
 
 class References(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import comfy.conds
@@ -23,14 +24,9 @@ from ..core_facts import unpack_latents
 from ..log import log
 from ..network import past
 from ..network.references import Clock
+from .streaming_memory import KEEP, USUAL_FRAMES, USUAL_KEEP, cache_bytes, cache_dtype
 
 TRAINED_FRAMES, TRAINED_SIZE = 30, (32, 62)  # latent frames; latent height and width
-# Where keys and values are kept, and in which precision (None: as computed).
-KEEP = {
-    "on the card": (False, None),
-    "on the card, fp8": (False, torch.float8_e4m3fn),
-    "in main memory": (True, None),
-}
 # The highest level of noise below which the model's table has none: that of time 0.
 LOWEST_SIGMA = 5 * 0.001 / (1 + 4 * 0.001)
 
@@ -63,34 +59,33 @@ def sample_streaming(
     extra_args=None,
     callback=None,
     disable=None,  # noqa: ARG001
-    frames_per_block: int = 6,
-    keep: str = "on the card",
+    frames_per_block: int = USUAL_FRAMES,
+    keep: str = USUAL_KEEP,
+    player=None,
 ) -> Tensor:
     """Return a clip [B, 1, N], packed, made block by block from noise [B, 1, N].
 
-    sigmas: the levels of each block's steps, and 0. Raises ValueError for a latent of which
-    something is held, and for more than one positive prompt.
+    sigmas: the levels of each block's steps, and 0. player: shows finished blocks, see
+    preview/film_so_far. Raises ValueError for a latent of which something is held, and for more
+    than one positive prompt.
     """
     run = Run(model.inner_model, extra_args or {}, keep)
     video, audio = run.unpack(x)
     blocks = cut_blocks(video.shape[2], audio.shape[2], frames_per_block)
     run.check(video, blocks)
     levels = [float(sigma) for sigma in sigmas[:-1]]
-    finished = [torch.zeros_like(video), torch.zeros_like(audio)]
-    total = len(blocks) * len(levels)
-    for index, block in enumerate(blocks):
-        for level, made in run.denoise(block, video, audio, finished[1], levels):
-            step = index * len(levels) + level
-            if callback is not None:
-                shown = run.put(finished, made, block)
-                # A preview shows the middle of the clip: until it is made, the newest frame.
-                shown[0][:, :, block.frames.stop :] = made[0][:, :, -1:]
-                packed = comfy.utils.pack_latents(shown)[0]
-                place = step * len(levels) // total
-                callback({"i": place, "denoised": packed, "x": packed, "sigma": sigmas[place]})
-        finished = run.put(finished, made, block)
-        if index + 1 < len(blocks):
-            run.remember(block, made)
+    with player.start() if player else nullcontext() as film:
+        finished = [torch.zeros_like(video), torch.zeros_like(audio)]
+        for index, block in enumerate(blocks):
+            for level, made in run.denoise(block, video, audio, finished[1], levels):
+                if callback is not None:
+                    place = (index * len(levels) + level) // len(blocks)
+                    callback(run.report(finished, made, block, sigmas[place], place))
+            finished = run.put(finished, made, block)
+            if index + 1 < len(blocks):
+                if film is not None:
+                    film.add(*run.cut(finished, block))
+                run.remember(block, made)
     return comfy.utils.pack_latents(finished)[0]
 
 
@@ -111,12 +106,11 @@ class Run:
 
     def __post_init__(self):
         self.base = self.guider.inner_model
-        offload, dtype = KEEP[self.keep]
+        self.base.memory_floor = 0.0  # from now on what is kept is seen in what is free
         device = self.guider.model_patcher.load_device
-        if offload:
+        if KEEP[self.keep][0]:
             device = comfy.model_management.intermediate_device()
-        dtype = dtype or self.base.manual_cast_dtype or self.base.get_dtype()
-        self.past = past.Past(device, dtype)
+        self.past = past.Past(device, cache_dtype(self.base, self.keep))
         self.generator = torch.Generator().manual_seed(self.extra_args.get("seed") or 0)
 
     def unpack(self, x: Tensor) -> list[Tensor]:
@@ -142,14 +136,10 @@ class Run:
                 f"'Ovi Streaming Sampler' was given {len(positive)} positive prompts; it reads "
                 "one. Do not combine prompts, nor give them times or areas."
             )
-        network = self.base.diffusion_model
         height, width = video.shape[3:]
-        tokens = -(-height // 2) * -(-width // 2)
-        frames = blocks[-1].frames.start  # the last block is read by none
-        size = past.bytes_of(
-            frames, tokens, network.config.dim, len(network.blocks), self.past.dtype
-        )
-        log.info("keeps %.2f GB of %d finished latent frames %s", size / 1e9, frames, self.keep)
+        size = cache_bytes(self.base, video.shape, len(blocks[0].frames), self.keep)
+        finished = blocks[-1].frames.start
+        log.info("keeps %.2f GB of %d finished latent frames %s", size / 1e9, finished, self.keep)
         if video.shape[2] != TRAINED_FRAMES or (height, width) != TRAINED_SIZE:
             log.warning(
                 "Streaming was trained on 992 x 512 pixels and 117 frames; this clip is %d x %d "
@@ -227,6 +217,27 @@ class Run:
         self.past.is_written = True
         self.predict(block, *made, 0.0)
         self.past.is_written = False
+
+    def report(
+        self,
+        finished: list[Tensor],
+        made: tuple[Tensor, Tensor],
+        block: Block,
+        sigma: Tensor,
+        place: int,
+    ) -> dict:
+        """Return what core's callback takes of a step; place: as of one that makes all at once."""
+        shown = self.put(finished, made, block)
+        # A preview shows the middle of the clip: until it is made, the newest frame.
+        shown[0][:, :, block.frames.stop :] = made[0][:, :, -1:]
+        packed = comfy.utils.pack_latents(shown)[0]
+        return {"i": place, "denoised": packed, "x": packed, "sigma": sigma}
+
+    def cut(self, finished: list[Tensor], block: Block) -> tuple[Tensor, Tensor]:
+        """Return picture, as a VAE takes it, and sound up to the end of a block."""
+        video, audio = finished
+        picture = self.base.latent_format.process_out(video[:, :, : block.frames.stop])
+        return picture, audio[:, :, : block.steps.stop]
 
     @staticmethod
     def put(finished: list[Tensor], made: tuple[Tensor, Tensor], block: Block) -> list[Tensor]:

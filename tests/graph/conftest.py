@@ -56,7 +56,11 @@ def run(runtime, executor, stand_ins, model_folder):  # noqa: ARG001
 
 
 # The small files are Ovi's by name, and small: what is said of that is tested elsewhere.
-EXPECTED = ("was not trained for references", "Streaming was trained on")
+EXPECTED = (
+    "was not trained for references",
+    "Streaming was trained on",
+    "Finished blocks are shown no more",
+)
 
 
 @pytest.fixture(autouse=True)

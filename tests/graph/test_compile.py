@@ -8,7 +8,7 @@ import torch
 import torch._dynamo
 from comfy.nested_tensor import NestedTensor
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from comfyui_ovi.ovi_model.sample import attention_kernel, guidance
+from comfyui_ovi.ovi_model.sample import attention_kernel, guidance, reference_guidance
 from goldens import relative_error, small_configs, small_patcher
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
@@ -16,10 +16,11 @@ from torch._dynamo.utils import counters
 SHAPES = (1, 48, 3, 4, 6), (1, 20, 10)
 
 
-def sample(patcher, seed, steps=4, cfg=4.0, mask=None):
+def sample(patcher, seed, steps=4, cfg=4.0, mask=None, references=None):
     draw = torch.Generator().manual_seed(seed)
     prompts = [
-        [[torch.randn(1, 16, small_configs()[0].text_dim, generator=draw), {}]] for _ in range(2)
+        [[torch.randn(1, 16, small_configs()[0].text_dim, generator=draw), references or {}]]
+        for _ in range(2)
     ]
     noise = NestedTensor([torch.randn(shape, generator=draw) for shape in SHAPES])
     empty = NestedTensor([torch.zeros(shape) for shape in SHAPES])
@@ -84,3 +85,21 @@ def test_a_skipped_layer_that_ends_in_between_makes_one_more(compiled):
     for seed in (0, 1):
         sample(patcher, seed)
         assert (backend.frame_count, dict(counters["graph_break"])) == (2, {})
+
+
+def test_references_are_in_the_same_graph(compiled):
+    """Four predictions of a step, with a picture and a voice after the clip."""
+    draw = torch.Generator().manual_seed(5)
+    references = {
+        "reference_latents": [torch.randn(1, 48, 1, 4, 6, generator=draw)],
+        "reference_voices": [torch.randn(1, 20, 6, generator=draw)],
+    }
+    model, _ = attention_kernel.choose_attention(small_patcher(), "pytorch")
+    patcher = reference_guidance.guide_references(model, 4.0, 1.5, 2.0)
+    plain = [sample(patcher, seed, steps=2, references=references) for seed in (0, 1)]
+    backend = compiled(patcher)
+    for seed, expected in enumerate(plain):
+        made = sample(patcher, seed, steps=2, references=references)
+        for stream, other in zip(made, expected, strict=True):
+            assert relative_error(stream, other) < 1e-5
+        assert (backend.frame_count, dict(counters["graph_break"])) == (1, {})

@@ -23,8 +23,9 @@ PACKAGE = Path(family.__file__).parent
 SAMPLER_PATCHES = [
     patch for patch in core_patches.PATCHES if patch.home is comfy.samplers.CFGGuider
 ]
-# What 0.33 does itself; on older cores the changes stand there already, and are put on once more.
-INTERFACES = ("sample", "outer_sample", "inner_sample")
+# What 0.33 does itself, but for the second of one name: on older cores the changes stand there
+# already, and are put on once more.
+INTERFACES = ("sample", "outer_sample", "outer_sample", "inner_sample")
 
 
 def written_elsewhere(text):

@@ -8,8 +8,7 @@ from lora_files import (
     LAYERS,
     STYLES,
     VIDEO_LAYERS,
-    lora,
-    released_name,
+    merged,
     with_lora,
     write_lora,
 )
@@ -34,19 +33,6 @@ def loras(small_files):
         write_lora(folder / f"{style}.safetensors", LAYERS, style)
     for layer in (*VIDEO_LAYERS, *AUDIO_LAYERS):
         write_lora(folder / f"{layer}.safetensors", [layer])
-
-
-def merged(weights, layers, strength=1.0):
-    """Weights under their released names with the LoRA on these layers added to them."""
-    added = lora(layers)
-    for layer in layers:
-        up, down = (added[f"diffusion_model.{layer}.lora_{part}.weight"] for part in "BA")
-        key = f"{released_name(layer)}.weight"
-        weights = {
-            **weights,
-            key: weights[key] + strength * (up.flatten(1) @ down.flatten(1)).view_as(weights[key]),
-        }
-    return weights
 
 
 @pytest.mark.usefixtures("loras")

@@ -4,7 +4,10 @@ import pytest
 import torch
 from comfyui_ovi.ovi_model import core_facts
 from comfyui_ovi.ovi_model.load.video_vae import load_video_vae
-from small_graph import WINDOWS, CountForwards, output, parts, sampled
+from goldens import relative_error
+from lora_files import LAYERS, merged, with_lora, write_lora
+from safetensors.torch import load_file, save_file
+from small_graph import MODEL, WINDOWS, CountForwards, output, parts, sampled
 
 pytestmark = pytest.mark.graph
 
@@ -171,6 +174,70 @@ def test_a_first_frame_is_held_and_two_people_are_there(run, graph, files):  # n
     given, _ = parts(result.value(latent[0]))
     assert len(video) == len(audio) == 2
     assert torch.equal(video[:, :, :1], given[:, :, :1].to(video))
+
+
+def test_a_lora_with_references_is_the_lora_added_to_the_file(
+    run,
+    graph,
+    files,  # noqa: ARG001
+    small_files,
+    model_folder,
+):
+    """By the stock loader and by ours."""
+    file, strengths = "references.safetensors", ("strength_video", "strength_audio")
+    write_lora(small_files / "loras" / file, LAYERS)
+    save_file(merged(load_file(model_folder / MODEL), LAYERS), model_folder / "merged.safetensors")
+    model = graph.model()
+    models = [
+        model,
+        graph.model("merged.safetensors"),
+        with_lora(graph, model, file),
+        graph.add(
+            "OviLoraLoader",
+            model=model,
+            lora_name=file,
+            **dict.fromkeys((*strengths, "strength_fusion"), 1.0),
+        ),
+    ]
+    latent = graph.latent()
+    text = person(graph, latent, graph.text())
+    links = [
+        graph.sample(led(graph, model=one), text, latent_image=latent, steps=1) for one in models
+    ]
+    graph.show(*links)
+    plain, expected, *others = sampled(run(graph), *links)
+    assert relative_error(expected, plain) > 1e-2
+    for made in others:
+        assert relative_error(made, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "length"), [(64, 96, 1), (128, 64, 13), (96, 160, 41)], ids=str
+)
+def test_other_lengths_and_sizes(run, graph, files, width, height, length):  # noqa: ARG001
+    """Two people in a clip of each size, and both act."""
+    latent = graph.latent(width, height, length)
+    text, pictures = graph.text(), [graph.add("Picture", seed=seed) for seed in (1, 4, 5)]
+    of_two = [person(graph, latent, text, image_2=image) for image in pictures[1:]]
+    model = led(graph)
+    links = [graph.sample(model, text, latent_image=latent, steps=1) for text in (text, *of_two)]
+    graph.show(*links)
+    result = run(graph)
+    video, audio = parts(result.value(links[1][0]))
+    assert list(video.shape) == [1, 48, (length + 3) // 4, height // 16, width // 16]
+    assert audio.shape[2] == parts(result.value(latent[0]))[1].shape[2]
+    without, first, second = sampled(result, *links)
+    assert relative_error(first, without) > 1e-2
+    assert relative_error(first, second) > 1e-3
+
+
+def test_a_clip_that_reaches_the_references_is_refused(runtime, graph, files, model_folder):  # noqa: ARG001
+    """600 frames are 151 latent frames."""
+    latent = graph.latent(length=601)
+    text = person(graph, latent, graph.text(), voice=None)
+    graph.show(graph.sample(led(graph), text, latent_image=latent))
+    result = runtime.run(graph.prompt)
+    assert "make it 597 frames or shorter, or let context windows cut it" in result.error
 
 
 @pytest.mark.skipif(not core_facts.NESTED_WINDOWS, reason="this core cannot cut nested latents")

@@ -1,5 +1,6 @@
 """A clip in blocks, in workflows: what runs, what is shown, and what is refused in words."""
 
+import av
 import pytest
 import torch
 from small_graph import CountForwards, output, parts
@@ -9,10 +10,11 @@ pytestmark = pytest.mark.graph
 LENGTH, FRAMES = 17, 5  # frames; latent frames: two blocks of 3 and 2
 
 
-def streamed(graph, latent, keep="on the card", **inputs):
+def streamed(graph, latent, keep="on the card", sampler=None, **inputs):
+    """Add a clip in blocks; sampler: further inputs of the node."""
     text = graph.text()
     model = graph.add("CountForwards", model=graph.model())
-    sampler = graph.add("OviStreamingSampler", frames_per_block=3, keep=keep)
+    sampler = graph.add("OviStreamingSampler", frames_per_block=3, keep=keep, **(sampler or {}))
     return graph.add(
         "SamplerCustomAdvanced",
         guider=graph.add("BasicGuider", model=model, conditioning=text),
@@ -24,6 +26,11 @@ def streamed(graph, latent, keep="on the card", **inputs):
         noise=graph.add("RandomNoise", noise_seed=7),
         **inputs,
     )
+
+
+def sampler_of(graph, link):
+    """The node of the sampler that makes what a link gives."""
+    return graph.prompt[link[0]]["inputs"]["sampler"][0]
 
 
 def test_two_blocks_are_four_forwards_each_and_one_between(run, graph):
@@ -58,3 +65,68 @@ def test_a_held_latent_is_refused(runtime, graph, stand_ins, model_folder):  # n
     graph.show(streamed(graph, held))
     result = runtime.run(graph.prompt)
     assert "'Ovi Streaming Sampler' makes all of a clip" in result.error
+
+
+@pytest.mark.parametrize("has_sound", [True, False], ids=["sound", "silent"])
+def test_finished_blocks_are_shown_while_the_next_is_made(runtime, run, graph, has_sound):
+    """Three blocks: the first is on the page before the third begins, both before the sampler is
+    done; and the film grows.
+    """
+    sampler = {"vae": graph.video_vae(), **({"audio_vae": graph.audio_vae()} if has_sound else {})}
+    latent = graph.latent(length=29)
+    link = streamed(graph, latent, sampler=sampler)
+    graph.show(link)
+    films = []
+
+    def note(event, data):
+        shown = (data.get("output") or {}).get("images") if event == "executed" else None
+        if shown:
+            path = runtime.base / "temp" / shown[0]["filename"]
+            films.append((len(CountForwards.calls), data, path))
+
+    made = parts(run(graph, on_event=note).value(link[0]))
+    assert len(CountForwards.calls) == 4 + 1 + 4 + 1 + 4
+    (first, _, _), (second, _, _) = films
+    assert 4 <= first <= 4 + 1 + 4
+    assert 4 + 1 + 4 <= second <= 14
+    lengths = []
+    for _, data, path in films:
+        assert data["node"] == data["display_node"] == sampler_of(graph, link)
+        with av.open(str(path)) as file:
+            assert len(file.streams.audio) == has_sound
+            lengths.append(sum(1 for _ in file.decode(file.streams.video[0])))
+    assert lengths == [9, 21]
+
+    plain = streamed(graph, latent)
+    graph.show(plain)
+    without = parts(run(graph).value(plain[0]))
+    assert all(torch.equal(one, other) for one, other in zip(made, without, strict=True))
+
+
+FAULTS = {
+    "no vae": (["audio_vae"], "'audio_vae' of Ovi Streaming Sampler is connected, and 'vae' is"),
+    "sound for picture": (["vae"], "'vae' of Ovi Streaming Sampler is an audio VAE"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_vae_is_named(runtime, graph, stand_ins, model_folder, fault):  # noqa: ARG001
+    names, message = FAULTS[fault]
+    sampler = dict.fromkeys(names, graph.audio_vae())
+    graph.show(streamed(graph, graph.latent(length=LENGTH), sampler=sampler))
+    assert message in runtime.run(graph.prompt).error
+
+
+def test_a_film_that_cannot_be_shown_costs_no_clip(run, graph, monkeypatch, caplog, runtime):
+    """The disk is full: the log says so once, and the clip is made."""
+
+    def fail(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runtime.package.nodes.streaming, "write_clip", fail)
+    link = streamed(graph, graph.latent(length=33), sampler={"vae": graph.video_vae()})
+    graph.show(link)
+    parts(run(graph).value(link[0]))
+    said = [text for text in caplog.messages if "shown no more" in text]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]

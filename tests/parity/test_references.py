@@ -298,6 +298,16 @@ def test_the_clock_of_the_real_length_is_the_reference_s():
     assert reference_clock(31, 157, 2, (31, 31)) == REAL
 
 
+def test_the_clock_of_any_length_is_rounded_as_bf16_rounds():
+    lengths = [(frames, steps) for frames in range(1, 151) for steps in range(5, 776, 11)]
+    frames, steps = torch.tensor(lengths, dtype=torch.float64).T
+    scales = (frames / steps).bfloat16()
+    intervals = torch.tensor(150, dtype=torch.bfloat16) / scales
+    clocks = [reference_clock(*length) for length in lengths]
+    assert [clock.audio_scale for clock in clocks] == scales.tolist()
+    assert [clock.voice_interval for clock in clocks] == intervals.int().tolist()
+
+
 @pytest.mark.parametrize("stream", ["video", "audio"])
 def test_rotations_of_the_real_length_equal_the_reference(stream):
     recorded, _ = load("dreamid_rope_full")

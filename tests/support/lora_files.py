@@ -117,6 +117,19 @@ def lora(layers, style: Style = STYLES["comfy"]) -> Weights:
     return weights
 
 
+def merged(weights: Weights, layers, strength: float = 1.0) -> Weights:
+    """Weights under their released names with the LoRA on these layers added to them."""
+    added = lora(layers)
+    for layer in layers:
+        up, down = (added[f"diffusion_model.{layer}.lora_{part}.weight"] for part in "BA")
+        key = f"{released_name(layer)}.weight"
+        weights = {
+            **weights,
+            key: weights[key] + strength * (up.flatten(1) @ down.flatten(1)).view_as(weights[key]),
+        }
+    return weights
+
+
 def write_lora(path: Path, layers, style: str = "comfy") -> None:
     """Save such a LoRA."""
     save_file(lora(layers, STYLES[style]), path)

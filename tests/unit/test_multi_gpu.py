@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfyui_ovi.ovi_model.load import lora
 from comfyui_ovi.ovi_model.load.reload import reload_with
-from comfyui_ovi.ovi_model.sample import guidance, solver
+from comfyui_ovi.ovi_model.sample import guidance, reference_guidance, solver
 from goldens import relative_error, small_patcher
 from lora_files import matrices, save
 
@@ -76,8 +76,11 @@ def conditioning(seed):
     return [[text, {"audio_context": sound}]]
 
 
-def sample(model, cfg=4.0, is_held=False):
-    """Sample a clip of two latent frames, its first one held or not; returns it as one row."""
+def sample(model, cfg=4.0, is_held=False, **references):
+    """Sample a clip of two latent frames, its first one held or not; returns it as one row.
+
+    references: of both prompts.
+    """
     draw = torch.Generator().manual_seed(3)
     shapes = (1, 48, 2, 4, 4), (1, 20, 8)
     noise, latent, mask = (
@@ -91,7 +94,8 @@ def sample(model, cfg=4.0, is_held=False):
     if is_held:
         mask.tensors[0][:, :, 0] = 0
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(conditioning(1), conditioning(2))
+    prompts = (conditioning(seed) for seed in (1, 2))
+    guider.set_conds(*([[text, {**given, **references}]] for ((text, given),) in prompts))
     guider.set_cfg(cfg)
     sampler = comfy.samplers.KSAMPLER(solver.sample_flow_unipc)
     made = guider.sample(
@@ -144,3 +148,24 @@ def test_a_single_prompt_runs_on_one_device(model, forwards, audio_cfg):
     """At cfg 1 there is nothing to split, unless the sound is guided."""
     sample(split(guided(model, audio_cfg)), cfg=1.0)
     assert len({thread for _, thread, _ in forwards}) == (1 if audio_cfg == 1.0 else 2)
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["free", "first frame held"])
+def test_references_on_two_devices_make_what_one_makes(model, forwards, is_held):
+    """The four predictions of a step are shared out, two to each device."""
+    draw = torch.Generator().manual_seed(4)
+    references = {
+        "reference_latents": [torch.randn(1, 48, 1, 4, 4, generator=draw)],
+        "reference_voices": [torch.randn(1, 20, 6, generator=draw)],
+    }
+    led = reference_guidance.guide_references(model, 4.0, 1.5, 2.0)
+    plain = sample(led, is_held=is_held)
+    expected = sample(led, is_held=is_held, **references)
+    assert relative_error(expected, plain) > 1e-2
+    forwards.clear()
+    made = sample(split(led), is_held=is_held, **references)
+    assert relative_error(made, expected) < TOLERANCE
+    assert len({thread for _, thread, _ in forwards}) == 2
+    assert len({network for _, _, network in forwards}) == 2
+    # One forward for each half of a step's predictions.
+    assert sorted(tuple(sorted(kinds)) for kinds, _, _ in forwards) == [(0, 1)] * 3 + [(2, 3)] * 3
