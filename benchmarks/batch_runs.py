@@ -65,14 +65,14 @@ def bad_rows(number: int) -> list[tuple[dict, str]]:
     ]
 
 
-def start(comfyui: Path, table: Path, out: Path, workers: int) -> subprocess.Popen:
+def start(comfyui: Path, table: Path, out: Path, workers: int, *flags: str) -> subprocess.Popen:
     """Start batch/run.sh with this Python's ComfyUI; its words go to a .log beside out."""
     environment = os.environ | {"COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": sys.executable}
     environment |= {"OMP_NUM_THREADS": "1"}
     line = ["bash", REPOSITORY / "batch/run.sh", table, "--workflow", WORKFLOW, "--out", out]
     with out.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
-            [*line, "--workers", str(workers)], env=environment, stdout=log, stderr=log
+            [*line, "--workers", str(workers), *flags], env=environment, stdout=log, stderr=log
         )
 
 
