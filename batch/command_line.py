@@ -132,7 +132,7 @@ def do_jobs(
         on_cards = options.cards_per_clip if cards() else 0
         size = asked or (cards() // options.cards_per_clip if on_cards else 1)
         if size < 1:
-            raise PoolError(f"{cards()} cards are too few for {options.cards_per_clip} a clip")
+            raise PoolError(f"--cards-per-clip {on_cards}: too many, cards here: {cards()}")
         setup = Setup(
             options.python, options.comfyui, not on_cards, options.job_seconds, tuple(options.flag)
         )
