@@ -1,7 +1,8 @@
 """Hosts of one machine: each has processes and a network of its own, and a cable joins two.
 
-Linux alone, with `unshare` and `nsenter` (util-linux) and `ip` (iproute2). A host is what its first
-process holds: when that ends, by whatever, the kernel ends all others and takes the network away.
+Linux alone, as root, with `unshare` and `nsenter` (util-linux), `ip` (iproute2) and `hostname`. A
+host is what its first process holds: when that ends, by whatever, the kernel ends all others and
+takes the network away.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-TOOLS = ("unshare", "nsenter", "ip")
+TOOLS = ("unshare", "nsenter", "ip", "hostname")
 NAMES = ("first", "second")
 NETWORK = "10.77.0"
 # Waits until the pipe to the program that made it closes.
-INIT = "echo {name} > /proc/sys/kernel/hostname && ip link set lo up && echo up && exec cat"
+INIT = "hostname {name} && ip link set lo up && echo up && exec cat"
 
 
 class NoNamespaceError(Exception):
@@ -55,9 +56,7 @@ class Host:
         os.kill(self.init, signal.SIGKILL)
 
     def _entered(self, namespaces: list[str], command: Sequence[object]) -> list[str]:
-        user = [] if _is_root() else ["--user", "--preserve-credentials"]
-        enter = ["nsenter", "--target", str(self.init), *user, *namespaces]
-        return [*enter, *map(str, command)]
+        return ["nsenter", "--target", str(self.init), *namespaces, *map(str, command)]
 
 
 @contextmanager
@@ -77,10 +76,9 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
 
 
 def _made(stack: ExitStack, name: str, address: str) -> Host:
-    user = [] if _is_root() else ["--map-root-user"]
-    unshare = ["unshare", *user, "--net", "--uts", "--pid", "--mount-proc", "--fork"]
+    unshare = ["unshare", "--net", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
     process = subprocess.Popen(
-        [*unshare, "--kill-child", "sh", "-c", INIT.format(name=name)],
+        [*unshare, "sh", "-c", INIT.format(name=name)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -92,10 +90,6 @@ def _made(stack: ExitStack, name: str, address: str) -> Host:
         raise NoNamespaceError(process.stderr.read().strip())
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return Host(name, address, int(children))
-
-
-def _is_root() -> bool:
-    return os.geteuid() == 0
 
 
 def _run(command: list[str]) -> None:
