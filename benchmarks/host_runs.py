@@ -89,7 +89,7 @@ def start_ray(host: Host, flags: list[str], environment: dict[str, str]) -> None
     """Start Ray's node on a host; raises RuntimeError with its own words when it does not come."""
     ray = runtime.build_batch(runtime.runtime_folder()).with_name("ray")
     ports = [f"--{name}={port}" for name, port in AGENT_PORTS.items()]
-    room = ["--num-cpus=1", f"--object-store-memory={STORE_BYTES}"]
+    room = ["--num-cpus=1", f"--object-store-memory={STORE_BYTES}", "--include-log-monitor=false"]
     # It must not join what it is to be.
     own = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
