@@ -26,7 +26,9 @@ def joined_cluster(workers: int) -> Iterator[None]:
     workers: how many at least must fit here; one takes a core.
     """
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        # Nodes that run already do not have run.sh's path to this repository.
+        path = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=path)
         try:
             yield
         finally:

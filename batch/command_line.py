@@ -19,6 +19,7 @@ from .order import Order
 from .page import write_page
 from .pool import Pool, PoolError, Watch
 from .progress import Progress
+from .room import AUTO, find_room, read_workers
 from .workflow import Workflow
 
 FILM_SUFFIXES = (".yaml", ".yml")
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder for clips and state")
     parser.add_argument(
-        "--workers", default="auto", help="how many ComfyUI; auto: one for each card, else one"
+        "--workers", default=AUTO, help="how many ComfyUI; auto: one for each card, else one"
     )
     parser.add_argument(
         "--cards-per-clip", type=int, default=1, help="cards that one worker gets (default: 1)"
@@ -127,12 +128,9 @@ def do_jobs(
     options: argparse.Namespace, ledger: Ledger, jobs: list[Job], tail_frames: int = 0
 ) -> None:
     """Check the jobs with ComfyUI, then do those that pass; a film's only if all do."""
-    asked = 0 if options.workers == "auto" else int(options.workers)
+    asked = read_workers(options.workers)
     with joined_cluster(asked):
-        on_cards = options.cards_per_clip if cards() else 0
-        size = asked or (cards() // options.cards_per_clip if on_cards else 1)
-        if size < 1:
-            raise PoolError(f"{cards()} cards are too few for {options.cards_per_clip} a clip")
+        size, on_cards = find_room(asked, options.cards_per_clip, cards())
         setup = Setup(
             options.python, options.comfyui, not on_cards, options.job_seconds, tuple(options.flag)
         )

@@ -65,15 +65,25 @@ def bad_rows(number: int) -> list[tuple[dict, str]]:
     ]
 
 
-def start(comfyui: Path, table: Path, out: Path, workers: int) -> subprocess.Popen:
-    """Start batch/run.sh with this Python's ComfyUI; its words go to a .log beside out."""
+def start(
+    comfyui: Path,
+    table: Path,
+    out: Path,
+    workers: int | str,
+    *flags: str,
+    within: Callable[[list], list[str]] = list,
+    **variables: str,
+) -> subprocess.Popen:
+    """Start batch/run.sh with this Python's ComfyUI; its words go to a .log beside out.
+
+    within: makes the command one that runs elsewhere. variables: of the environment.
+    """
     environment = os.environ | {"COMFYUI_PATH": str(comfyui), "COMFYUI_PYTHON": sys.executable}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", **variables}
     line = ["bash", REPOSITORY / "batch/run.sh", table, "--workflow", WORKFLOW, "--out", out]
+    line += ["--workers", str(workers), *flags]  # another --workflow counts in place of the first
     with out.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen(
-            [*line, "--workers", str(workers)], env=environment, stdout=log, stderr=log
-        )
+        return subprocess.Popen(within(line), env=environment, stdout=log, stderr=log)
 
 
 def read_lines(path: Path) -> list[dict]:
