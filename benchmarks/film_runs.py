@@ -6,9 +6,9 @@ Usage: python benchmarks/film_runs.py --comfyui PATH [--workers 2]
 Run it with ComfyUI's python. Shots 3, 6, 7 and 11 go on from the ones before. The film that was
 killed is made by so many workers, the one left alone by one: both must have the same bytes. Then
 shot 5 gets another seed, and only it, 6 and 7 may be made. Ends with status 1 if a shot is made
-twice or without need, if bytes differ, if memory grows by more than 50 MB after shot 3, or if the
-less than 90 % of the sounds are in step with the picture, beyond Wilson's interval. Memory is also
-looked at with 12 shots of 5 s at the released size, 704 x 704, of one colour a frame.
+twice or without need, if bytes differ, if memory grows by more than 50 MB after shot 3, or if all
+of Wilson's interval of the sounds in step is below 90 %. Memory is also looked at with 12 shots of
+5 s at the released size, 704 x 704, of one colour a frame.
 """
 
 import argparse

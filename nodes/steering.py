@@ -35,7 +35,7 @@ class OviSteer(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip="How far each steered step moves the predicted sound, as a multiple of "
-                    "its size. 2.0 if all steps are steered, 3.0 for four of them; 0.0 is off.",
+                    "its size. 2.0 if all steps are steered, 4.0 for four of them; 0.0 is off.",
                 ),
                 io.Float.Input(
                     "until",
@@ -54,7 +54,7 @@ class OviSteer(io.ComfyNode):
                     min=0,
                     max=10000,
                     tooltip="How many steps are steered; each takes two to three times as long. "
-                    "0: all above the noise level 'until'. 4 with strength 3.0 is a cheap choice.",
+                    "0: all above the noise level 'until'. 4 with strength 4.0 is a cheap choice.",
                 ),
             ],
             outputs=[

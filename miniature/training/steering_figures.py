@@ -52,8 +52,8 @@ WAYS = {
     "Ovi Sampler, unipc": Way("ovi", 2.0),
     "KSampler, euler": Way("euler", 2.0),
     "KSampler, dpmpp_2m": Way("dpmpp_2m", 2.0),
-    "four steps, Ovi Sampler, unipc": Way("ovi", 3.0, 4),
-    "four steps, KSampler, euler": Way("euler", 3.0, 4),
+    "four steps, Ovi Sampler, unipc": Way("ovi", 4.0, 4),
+    "four steps, KSampler, euler": Way("euler", 4.0, 4),
 }
 
 
