@@ -16,10 +16,9 @@ BLOCKS, STEPS = (3, 6, 8), (15, 30, 42)  # ends: latent frames, audio steps
 @pytest.fixture(scope="module")
 def vaes():
     """The miniature's, which were trained."""
-    folder = miniature.FOLDER / "vae"
     return (
-        load_video_vae(folder / "wan22_miniature.safetensors"),
-        load_audio_vae(folder / "mmaudio_miniature.safetensors"),
+        load_video_vae(miniature.FOLDER / miniature.VIDEO_VAE),
+        load_audio_vae(miniature.FOLDER / miniature.AUDIO_VAE),
     )
 
 

@@ -2,12 +2,12 @@
 
 import comfy.model_management
 import comfy.samplers
-import comfy.sd
-import comfy.utils
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
+from comfyui_ovi.ovi_model.load import miniature
 from comfyui_ovi.ovi_model.load.audio_vae import load_audio_vae
+from comfyui_ovi.ovi_model.load.video_vae import load_video_vae
 from comfyui_ovi.ovi_model.network import past
 from comfyui_ovi.ovi_model.preview.film_so_far import Player
 from comfyui_ovi.ovi_model.sample import streaming, streaming_memory
@@ -76,14 +76,12 @@ def test_core_is_asked_for_what_is_kept_beside_a_forward(seen, clip, keep):
 
 
 @pytest.mark.parametrize("has_sound", [True, False], ids=["sound", "silent"])
-def test_what_decodes_blocks_is_loaded_with_the_model_and_has_room(seen, small_files, has_sound):
+def test_what_decodes_blocks_is_loaded_with_the_model_and_has_room(seen, has_sound):
     """The larger of a forward and a decoding, which do not run at once."""
     asked, kept = seen
     vae, audio_vae = vaes = (
-        comfy.sd.VAE(
-            sd=comfy.utils.load_torch_file(str(small_files / "vae/wan22_tiny_small.safetensors"))
-        ),
-        load_audio_vae(small_files / "vae" / "mmaudio_small.safetensors"),
+        load_video_vae(miniature.FOLDER / miniature.VIDEO_VAE),
+        load_audio_vae(miniature.FOLDER / miniature.AUDIO_VAE),
     )
     shown = []
     player = Player(vae, audio_vae if has_sound else None, shown.append)
