@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,7 @@ AGENT_PORTS = {
     "runtime-env-agent-port": 52364,
 }
 STORE_BYTES = 100_000_000
+STARTS = 3  # of both hosts: Ray gives a node 30 s to begin, which a busy machine may not have
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,29 @@ class Cluster:
     environment: dict[str, str]
 
 
+class NoRayError(Exception):
+    """Ray does not start on the hosts; the message has its own words."""
+
+
 @contextmanager
 def ray_on_two_hosts() -> Iterator[Cluster]:
     """Yield a cluster in which each host has room for one worker.
 
-    Raises NoNamespaceError where there can be no hosts.
+    Raises NoNamespaceError where there can be no hosts, NoRayError where Ray does not start.
     """
+    with ExitStack() as stack:
+        for left in reversed(range(STARTS)):
+            try:
+                cluster = stack.enter_context(_started())
+                break
+            except NoRayError:
+                if not left:
+                    raise
+        yield cluster
+
+
+@contextmanager
+def _started() -> Iterator[Cluster]:
     with (
         tempfile.TemporaryDirectory(prefix="hosts-", ignore_cleanup_errors=True) as folder,
         two_hosts() as (first, second),
@@ -86,7 +104,7 @@ def ray_on_two_hosts() -> Iterator[Cluster]:
 
 
 def start_ray(host: Host, flags: list[str], environment: dict[str, str]) -> None:
-    """Start Ray's node on a host; raises RuntimeError with its own words when it does not come."""
+    """Start Ray's node on a host; raises NoRayError when it does not come."""
     ray = runtime.build_batch(runtime.runtime_folder()).with_name("ray")
     ports = [f"--{name}={port}" for name, port in AGENT_PORTS.items()]
     room = ["--num-cpus=1", f"--object-store-memory={STORE_BYTES}", "--include-log-monitor=false"]
@@ -100,7 +118,7 @@ def start_ray(host: Host, flags: list[str], environment: dict[str, str]) -> None
         text=True,
     )
     if done.returncode:
-        raise RuntimeError(f"Ray does not start on the {host.name} host:\n{done.stderr}")
+        raise NoRayError(f"Ray does not start on the {host.name} host:\n{done.stderr}")
 
 
 def lose_second(cluster: Cluster, process: subprocess.Popen, out: Path) -> None:
@@ -117,7 +135,7 @@ def lose_second(cluster: Cluster, process: subprocess.Popen, out: Path) -> None:
 def run_and_lose(comfyui: Path, table: Path, out: Path, *flags: str) -> int:
     """Run a table on two hosts, take one away; return the exit status.
 
-    Raises NoNamespaceError where there can be no hosts.
+    Raises NoNamespaceError where there can be no hosts, NoRayError where Ray does not start.
     """
     with ray_on_two_hosts() as cluster:
         inside, environment = cluster.first.inside, cluster.environment
@@ -155,7 +173,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="ovi-host-runs-") as base:
             counted, figures = run(options.comfyui.resolve(), Path(base), options.jobs)
-    except NoNamespaceError as problem:
+    except (NoNamespaceError, NoRayError) as problem:
         print(f"no hosts can be made here: {problem}")
         return 2
     print(command(), machine(), *figures, sep="\n")
