@@ -119,12 +119,14 @@ def kill_both(process: subprocess.Popen, out: Path, jobs: int) -> list[dict]:
     return up
 
 
-def count(out: Path, alone: Path, good: int, bad: list[tuple[dict, str]]) -> dict[str, int]:
+def count(
+    out: Path, alone: Path, good: int, bad: list[tuple[dict, str]], failures: list[dict]
+) -> dict[str, int]:
     """Return how many clips were made, and every kind of fault, by name."""
     done = Counter(line["id"] for line in read_lines(out / "results.jsonl"))
     clips = {path.name: path.read_bytes() for path in (out / "clips").iterdir()}
     expected = {path.name: path.read_bytes() for path in (alone / "clips").iterdir()}
-    failed = {line["row"]: line["error"] for line in read_lines(out / "failed.jsonl")}
+    failed = {line["row"]: line["error"] for line in failures}
     named = [words in failed.get(good + n, "") for n, (_, words) in enumerate(bad, start=1)]
     return {
         "clips": len(clips),
@@ -164,12 +166,13 @@ def run(comfyui: Path, base: Path, jobs: int, bad: int) -> tuple[dict[str, int],
         return status
 
     first = timed("two workers, both killed", table, out, 2, kill=True)
+    failures = read_lines(out / "failed.jsonl")  # that of the next run is of its own rows
     again = timed("the same again, good rows only", good, out, 2)
     single = timed("one worker", good, alone, 1)
     attempts = read_lines(out / "attempts.jsonl")
     lost = sum(LOST in line["error"] for line in attempts)
     figures.append(f"{len(attempts):6d} attempts, {lost} of them lost")
-    counted = count(out, alone, jobs, faults)
+    counted = count(out, alone, jobs, faults, failures)
     counted["statuses that are wrong"] = [first, again, single] != [1 if bad else 0, 0, 0]
     return counted, figures
 

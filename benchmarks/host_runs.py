@@ -155,7 +155,7 @@ def run(comfyui: Path, base: Path, jobs: int) -> tuple[dict[str, int], list[str]
     first = run_and_lose(comfyui, table, out)
     seconds = time.monotonic() - begin
     second = ended(start(comfyui, table, alone, 1))
-    counted = count(out, alone, jobs, [])
+    counted = count(out, alone, jobs, [], read_lines(out / "failed.jsonl"))
     counted["statuses that are wrong"] = (first != 0) + (second != 0)
     by_host = Counter(line["host"] for line in read_lines(out / "results.jsonl"))
     lost = sum(bool(line["error"]) for line in read_lines(out / "attempts.jsonl"))

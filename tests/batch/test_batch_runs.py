@@ -54,5 +54,6 @@ def test_every_fault_is_counted(tmp_path, fault, faults):
     out, alone = tmp_path / "two", tmp_path / "one"
     left(out, alone)
     fault(out)
-    counted = batch_runs.count(out, alone, 2, [({}, words) for words in WORDS])
+    failures = batch_runs.read_lines(out / "failed.jsonl")
+    counted = batch_runs.count(out, alone, 2, [({}, words) for words in WORDS], failures)
     assert {name: n for name, n in counted.items() if n} == WELL | faults
