@@ -144,6 +144,8 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="static folder of another page")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
+    if arguments.page and not (arguments.page / "index.html").is_file():
+        parser.error(f"--page {arguments.page}: there is no index.html in it")
     flags = ["--front-end-root", str(arguments.page.resolve())] if arguments.page else []
     print("| way | presses | keys | seconds to Run | seconds to a clip |\n|---|---|---|---|---|")
     try:
