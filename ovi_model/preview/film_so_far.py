@@ -14,7 +14,13 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ..config import FRAME_RATE, SAMPLE_RATE, TEMPORAL_COMPRESSION
+from ..config import (
+    AUDIO_CHANNELS,
+    FRAME_RATE,
+    SAMPLE_RATE,
+    SAMPLES_PER_STEP,
+    TEMPORAL_COMPRESSION,
+)
 from ..decode.audio import decode_16k
 from ..decode.clip import fit_length
 from ..decode.tiled_video import decode_tiled, tile_memory_required
@@ -48,8 +54,9 @@ class Player:
         frames = min(shape[2], frames_per_block + FRAMES_BEFORE)
         needed = tile_memory_required(self.vae, (1, shape[1], frames, *shape[3:]))
         if self.audio_vae is not None:
-            steps = video_samples(TEMPORAL_COMPRESSION * shape[2]) // 512
-            sound = self.audio_vae.memory_used_decode((1, 20, steps), self.audio_vae.vae_dtype)
+            steps = video_samples(TEMPORAL_COMPRESSION * shape[2]) // SAMPLES_PER_STEP
+            latent = (1, AUDIO_CHANNELS, steps)
+            sound = self.audio_vae.memory_used_decode(latent, self.audio_vae.vae_dtype)
             needed = max(needed, sound)
         return needed
 

@@ -53,10 +53,7 @@ class Wanted:
     area: int  # pixels of a frame
     length: int  # frames at most, 4n + 1
     sound_tag: str  # of prompt.SOUND_FORMS
-    negatives: tuple[str, str] = (
-        "",
-        "",
-    )  # for picture and sound, that guidance will lead away from
+    negatives: tuple[str, str]  # prompts for picture and sound that guidance leads away from
     caption_dropout: float = 0.0  # share of the steps
     first_frame: float = 0.0  # share of the steps
 
@@ -165,8 +162,11 @@ def _without_caption(clip, wanted: Wanted) -> tuple[tuple[Tensor, Tensor], ...]:
 
 def _conditioning(clip, prompt: str, no_caption: tuple, wanted: Wanted) -> list:
     """Return CONDITIONING of a caption, with what a training is to leave out of it."""
-    about = {FIRST_FRAME: wanted.first_frame, CAPTION_DROPOUT: wanted.caption_dropout}
-    about[NO_CAPTION] = no_caption
+    about = {
+        NO_CAPTION: no_caption,
+        CAPTION_DROPOUT: wanted.caption_dropout,
+        FIRST_FRAME: wanted.first_frame,
+    }
     return [[text, {**options, **about}] for text, options in encode_caption(clip, prompt)]
 
 

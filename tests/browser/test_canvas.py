@@ -10,6 +10,8 @@ from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model.text.advice import advise
 from comfyui_ovi.ovi_model.text.prompt import check_prompt
 from miniature_on_canvas import LEAVE_SIZE, LOAD_MINIATURE
+from newcomer import LINKS
+from newcomer import NODES as BY_HAND
 from workflow_files import WORKFLOWS
 
 pytestmark = pytest.mark.browser
@@ -47,28 +49,6 @@ SET_ON_BLUEPRINT = """values => {
     for (const widget of app.graph.nodes[0].widgets)
         if (widget.name in values) widget.value = values[widget.name]
 }"""
-# A whole graph: names as they are searched for and where they are put, in pixels of the window;
-# then its links.
-BY_HAND = {
-    "Ovi Miniature": (300, 200),
-    "Ovi Text Encode": (300, 500),
-    "Ovi Latent": (700, 200),
-    "KSampler": (700, 500),
-    "Ovi Decode": (1600, 200),
-    "Ovi Save Video": (1600, 500),
-}
-LINKS = [
-    ("OviMiniature", "model", "KSampler", "model"),
-    ("OviMiniature", "clip", "OviTextEncode", "clip"),
-    ("OviMiniature", "vae", "OviDecode", "vae"),
-    ("OviMiniature", "audio_vae", "OviDecode", "audio_vae"),
-    ("OviTextEncode", "positive", "KSampler", "positive"),
-    ("OviTextEncode", "negative", "KSampler", "negative"),
-    ("OviLatent", "latent", "KSampler", "latent_image"),
-    ("KSampler", "LATENT", "OviDecode", "samples"),
-    ("OviDecode", "images", "OviSaveVideo", "images"),
-    ("OviDecode", "audio", "OviSaveVideo", "audio"),
-]
 # What is typed wrong or loaded into a workflow, and a part of the answer.
 FAULTS = [
     (
@@ -205,6 +185,10 @@ def test_the_prompt_is_read_as_it_is_typed(page):
     assert page.page.locator(".ovi-ruler-speech.is-late").count() == 1  # past 5 s
     page.page.keyboard.type(" <S>")
     page.page.get_by_text("<S> is not closed").wait_for()
+    area.fill("She says <S>Hello<E>")
+    page.page.locator(".ovi-ruler-sound", has_text="no sound is described").wait_for()
+    area.fill("<img1>: a woman identified as <sub1>. <sub1> says <S>Hello<E>")
+    page.page.locator(".ovi-ruler-sound", has_text="follows from the sentences").wait_for()
     assert page.problems == []
 
 

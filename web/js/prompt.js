@@ -4,7 +4,7 @@
 
 import { app } from "../../../scripts/app.js"
 import { EXAMPLES, VOICES } from "./prompt_examples.js"
-import { findMends } from "./prompt_mends.js"
+import { findMends, PEOPLE } from "./prompt_mends.js"
 import { placeSpeech, readPrompt, speakingSeconds } from "./prompt_parts.js"
 
 const FRAMES_A_SECOND = 24
@@ -184,7 +184,8 @@ function show(element, text, seconds, change) {
   const mend = mends.find((mend) => mend.mended !== null)
   if (mend) foot.append(makeButton(mend, change))
   foot.append(makeMenu(text, change))
-  element.replaceChildren(makeRuler(parts, seconds), foot)
+  const unsaid = PEOPLE.test(text) ? "the sound follows from the sentences" : "no sound is described"
+  element.replaceChildren(makeRuler(parts, seconds, unsaid), foot)
 }
 
 // Faults stop the workflow and come first; then what is read otherwise, then what stands on the ruler.
@@ -225,7 +226,8 @@ function withVoice(text, voice) {
   return `${text.trimEnd()}\n\nAudio: ${voice}.`
 }
 
-function makeRuler(parts, seconds) {
+// unsaid: what stands in place of a sound part.
+function makeRuler(parts, seconds, unsaid) {
   const ruler = makeElement("div", "ovi-ruler")
   const whole = seconds ?? USUAL_SECONDS
   const blocks = placeSpeech(parts, whole)
@@ -239,7 +241,7 @@ function makeRuler(parts, seconds) {
   for (let second = 1; second < shown; second++)
     ruler.append(place(makeElement("span", "ovi-ruler-tick", String(second)), second, second + 1))
   const heard = parts.filter((part) => part.kind === "sound").map((part) => part.text.trim())
-  const sound = makeElement("span", "ovi-ruler-sound", heard.join(" ") || "no sound is described")
+  const sound = makeElement("span", "ovi-ruler-sound", heard.join(" ") || unsaid)
   sound.classList.toggle("is-absent", heard.length === 0)
   sound.title = sound.textContent
   ruler.append(sound)

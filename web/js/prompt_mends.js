@@ -24,7 +24,7 @@ const VERBS = [
   "sings?|sang|singing|speaks?|spoke|speaking|calls?|called|exclaims?|mutters?|murmurs?",
 ]
 const SPOKEN = new RegExp(`\\b(?:${VERBS.join("|")})\\b[^.<>]{0,40}$`)
-const PEOPLE = /<(?:img|sub)\d+>/ // a prompt of Ovi References has a form of its own
+export const PEOPLE = /<(?:img|sub)\d+>/ // a prompt of Ovi References has a form of its own
 const LETTERS_BEFORE = 60 // quoted words, in which a word like "says" is looked for
 const QUIET = "Audio: quiet room tone."
 // The model reads 512 tokens; English takes them with about so many words.
