@@ -135,7 +135,7 @@ def with_miniature(prompt: dict, card: Card) -> dict:
 
 def _set_widgets(prompt: dict, card: Card) -> None:
     shots = iter(card.prompts)
-    for name in sorted(prompt, key=lambda name: int(name.split(":")[-1])):
+    for name in sorted(prompt, key=lambda name: [int(part) for part in name.split(":")]):
         kind, inputs = prompt[name]["class_type"], prompt[name]["inputs"]
         if kind == "OviTextEncode":
             inputs["prompt"] = next(shots)

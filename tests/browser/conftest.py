@@ -85,6 +85,7 @@ def small() -> dict[str, object]:
         "size": 64,
         "length": 5,
         "steps": 2,
+        "second_steps": 2,
         "model_area": "720x720",
         "skip_layer": -1,
     }

@@ -13,8 +13,9 @@ LOAD_MINIATURE = """() => {
         for (const [slot, type] of loaders.entries()) {
             const loader = graph.nodes.find(node => node.type === type)
             for (const id of [...loader.outputs[0].links]) {
-                const link = graph.links.get(id)
-                miniature.connect(slot, graph.getNodeById(link.target_id), link.target_slot)
+                const link = graph.links.get(id), target = graph.getNodeById(link.target_id)
+                if (target) miniature.connect(slot, target, link.target_slot)
+                else graph.outputs[link.target_slot].connect(miniature.outputs[slot], miniature)
             }
             graph.remove(loader)
         }
