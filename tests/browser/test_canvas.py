@@ -169,10 +169,11 @@ def test_a_graph_built_by_hand_runs(page, small):
 def test_a_clip_is_heard_from_where_its_waveform_is_clicked(served, page, small):
     page.load(json.loads(TEXTS["Ovi_13_All_nodes_miniature"]), "player")
     page.page.evaluate(ADD_PREVIEW)
-    page.set_widgets(small | {"length": 37, "batch_size": 2})
+    page.set_widgets(small | {"length": 21, "batch_size": 2})
     page.page.evaluate(LOOK_AT_PREVIEW)
     page.press_run()
     page.wait_until(f"{PLAYER}?.readyState >= 2")
+    assert page.page.evaluate("app.graph.nodes.at(-1).size[0]") == 480
     page.page.evaluate(LOOK_AT_PREVIEW)  # it has grown
     assert page.page.evaluate(f"{PLAYER}.muted")  # until it is asked for
     assert page.page.evaluate(SHEETS_SHOWN) == 1
@@ -208,7 +209,7 @@ def hear(page, part):
     start, end = TIME_AXIS
     sheet.click(position={"x": width * (start + part * (end - start)), "y": 0.7 * height})
     page.wait_until(f"!{PLAYER}.seeking && {PLAYS_ALOUD}")
-    assert page.page.evaluate(f"{PLAYER}.currentTime") == pytest.approx(part * 37 / 24, abs=0.15)
+    assert page.page.evaluate(f"{PLAYER}.currentTime") == pytest.approx(part * 21 / 24, abs=0.1)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 
 const MILLISECONDS = 150 // between two looks at what the node made
-const LEAST_WIDTH = 480 // pixels; of a node that plays
+const WIDTH = 480 // pixels; of a node that plays, if nobody gave it another
 const MARGINS = 20 // pixels; of a widget, on both sides together
 const GAP = 4 // pixels
 const TALLEST = 0.75 // of the width; taller clips have bars at their sides
@@ -56,11 +56,12 @@ function addPlayer(node) {
   hideSheet(node)
   zoomThrough(element)
 
+  const [widthOfNew] = node.size
   const fit = () => {
     if (!element.childElementCount) return // emptied while the clip was on its way
     ratio = ratioOf(element)
     const [width, height] = node.size
-    node.setSize([Math.max(width, LEAST_WIDTH), height]) // on which the least height depends
+    if (width === widthOfNew) node.setSize([Math.max(width, WIDTH), height])
     node.setSize([node.size[0], Math.max(height, node.computeSize()[1])])
     app.graph.setDirtyCanvas(true, true)
   }
