@@ -1,11 +1,15 @@
 """Where nodes save: the next free number in ComfyUI's output folder, and the workflow inside."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import folder_paths
 from comfy.cli_args import args
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
+
+from ..ovi_model.save.containers import Container
+from ..ovi_model.save.mux import Clip, write_clip
 
 
 def next_file(
@@ -24,6 +28,20 @@ def next_file(
             error.errno, f"the {what} could not be saved: {error.strerror}", error.filename
         ) from error
     return Path(folder, f"{name}_{max(counter, 1):05}_{suffix}"), subfolder
+
+
+def write_for_page(
+    prefix: str, clip: Clip, container: Container, quality: int, on_frame: Callable[[], None]
+) -> ui.SavedResult:
+    """Write a clip where files do not stay, and return how the page is told of it.
+
+    on_frame: called after each frame, and may stop the work.
+    """
+    height, width = clip.frames.shape[1:3]
+    kind = io.FolderType.temp
+    first, subfolder = next_file(prefix, (width, height), container.suffix, kind, "clip to play")
+    path = write_clip(first, clip, container, quality, {}, on_frame)
+    return ui.SavedResult(path.name, subfolder, kind)
 
 
 def workflow_tags(hidden) -> dict[str, str]:

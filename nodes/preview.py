@@ -1,5 +1,7 @@
-"""A clip as one picture: for people who would rather look than scrub."""
+"""A clip as one picture, and the clip itself where a page plays it."""
 
+import functools
+import itertools
 from collections.abc import Callable
 
 import comfy.model_management
@@ -11,11 +13,23 @@ from torch import Tensor
 
 from ..ovi_model.core_facts import search_aliases
 from ..ovi_model.latent.pictures import to_rgb
-from ..ovi_model.preview.contact_sheet import Sound, Spans, draw_sheet, fit, frames_on_sheet
+from ..ovi_model.log import log
+from ..ovi_model.preview.contact_sheet import (
+    TIME_AXIS,
+    Sound,
+    Spans,
+    draw_sheet,
+    fit,
+    frames_on_sheet,
+)
 from ..ovi_model.preview.speech import find_speech
+from ..ovi_model.save.containers import FOR_PAGE
 from ..ovi_model.save.mux import Clip, split_clips
+from .output_folder import write_for_page
 
 MAX_SPANS = 8  # of speech in the title
+QUALITY = 60  # of what the page plays, 0 to 100
+PLAYED = "ovi_clips"  # beside "images", in what pages and clients are told
 
 
 class OviPreview(io.ComfyNode):
@@ -29,7 +43,8 @@ class OviPreview(io.ComfyNode):
             category="Ovi/preview",
             **search_aliases("waveform", "contact sheet", "speech"),
             description="Shows a clip as one picture: eight frames over the waveform on one time "
-            "axis, speech marked. It is for looking, nothing is saved.",
+            "axis, speech marked. The page plays it above, from where you click. It is for looking "
+            "and listening, nothing is saved.",
             inputs=[
                 io.Image.Input(
                     "images",
@@ -65,18 +80,44 @@ class OviPreview(io.ComfyNode):
         """Return the sheets [B, H, W, 3]."""
         clips = split_clips(images, fps, audio)
         progress = comfy.utils.ProgressBar(100 * len(clips))
-        sheets = []
-        for number, clip in enumerate(clips):
 
-            def on_part(done: float, number=number) -> None:
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                progress.update_absolute(round(100 * (number + done)))
+        def on_part(place: int, done: float) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update_absolute(round(50 * (place + done)))
 
-            on_part(0)
-            sheets.append(_sheet(clip, on_part))
-            on_part(1)
-        sheets = torch.stack(sheets)
-        return io.NodeOutput(sheets, ui=ui.PreviewImage(sheets, cls=cls))
+        sheets = torch.stack(
+            [_sheet(clip, functools.partial(on_part, place)) for place, clip in enumerate(clips)]
+        )
+        shown = ui.PreviewImage(sheets, cls=cls).as_dict()
+        played = _write_clips(clips, lambda place, done: on_part(len(clips) + place, done))
+        return io.NodeOutput(sheets, ui={**shown, PLAYED: played})
+
+
+def _write_clips(
+    clips: list[Clip], on_part: Callable[[int, float], None]
+) -> list[dict[str, object]]:
+    """Write the clips for the player of the page (web/js/player.js), and return what it is told of
+    each; nothing, and a warning, if that fails, for the sheets are there.
+    """
+    try:
+        return [
+            _write_clip(clip, functools.partial(on_part, place)) for place, clip in enumerate(clips)
+        ]
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:  # noqa: BLE001
+        reason = error.__cause__ or error
+        log.warning("Ovi Preview shows its picture, but cannot play the clip: %s", reason)
+        return []
+
+
+def _write_clip(clip: Clip, on_part: Callable[[float], None]) -> dict[str, object]:
+    """The file as any page knows it, its seconds, and where they begin and end on the sheet."""
+    frames = itertools.count(1)
+    saved = write_for_page(
+        "Ovi_preview", clip, FOR_PAGE, QUALITY, lambda: on_part(next(frames) / len(clip.frames))
+    )
+    return {**saved, "seconds": float(len(clip.frames) / clip.frame_rate), "axis": TIME_AXIS}
 
 
 def _sheet(clip: Clip, on_part: Callable[[float], None]) -> Tensor:
@@ -84,6 +125,7 @@ def _sheet(clip: Clip, on_part: Callable[[float], None]) -> Tensor:
 
     on_part: told which part of the work is done, 0 to 1, and may stop it.
     """
+    on_part(0)
     frames, height, width = clip.frames.shape[:3]
     pictures = [_picture(clip.frames[index]) for index in frames_on_sheet(frames)]
     sound, title = Sound(torch.zeros(0).numpy(), 0), ""
@@ -94,6 +136,7 @@ def _sheet(clip: Clip, on_part: Callable[[float], None]) -> Tensor:
         sound = Sound(waveform.mean(0).numpy(), clip.sample_rate, len(waveform), speech, whole)
         title = _tell(speech)
     sheet = draw_sheet(title, (width, height), frames, float(clip.frame_rate), pictures, sound)
+    on_part(1)
     return (
         torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(
             sheet.height, sheet.width, 3

@@ -13,8 +13,8 @@ from ..ovi_model.preview.film_so_far import Player
 from ..ovi_model.sample.streaming import sample_streaming
 from ..ovi_model.sample.streaming_memory import KEEP
 from ..ovi_model.save.containers import CONTAINERS
-from ..ovi_model.save.mux import Clip, write_clip
-from .output_folder import next_file
+from ..ovi_model.save.mux import Clip
+from .output_folder import write_for_page
 
 NODE = "Ovi Streaming Sampler"
 QUALITY = 60  # of the film so far, 0 to 100
@@ -105,13 +105,8 @@ def _show(node: str | None, clip: Clip) -> None:
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is None or node is None:
         return
-    height, width = clip.frames.shape[1:3]
-    kind, container = io.FolderType.temp, CONTAINERS["mp4"]
-    first, subfolder = next_file(
-        "Ovi_so_far", (width, height), container.suffix, kind, "film so far"
-    )
-    path = write_clip(first, clip, container, QUALITY, {}, lambda: None)
-    shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, kind)]).as_dict()
+    saved = write_for_page("Ovi_so_far", clip, CONTAINERS["mp4"], QUALITY, lambda: None)
+    shown = ui.PreviewVideo([saved]).as_dict()
     prompt = getattr(server, "last_prompt_id", None)
     message = {"node": node, "display_node": node, "output": shown, "prompt_id": prompt}
     server.send_sync("executed", message, server.client_id)

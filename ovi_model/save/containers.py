@@ -1,7 +1,7 @@
 """The file formats a clip is saved in, and the encoders that fill them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import av
 
@@ -34,6 +34,10 @@ def _x264_options(quality: int) -> dict[str, str]:
     return {"crf": _crf(50, 10, quality)}
 
 
+def _quick_x264_options(quality: int) -> dict[str, str]:
+    return {**_x264_options(quality), "preset": "veryfast"}
+
+
 def _vp9_options(quality: int) -> dict[str, str]:
     return {"crf": _crf(60, 15, quality), "deadline": "good", "cpu-used": "5", "row-mt": "1"}
 
@@ -52,6 +56,7 @@ class Container:
     size_step: width and height must be multiples, in pixels.
     audio_rates: Hz the audio encoder keeps; any other is resampled to 48,000 (empty: keeps all).
     is_streamable: browsers play it and stock video nodes repack it.
+    longest_side: of a picture, in pixels, which is made smaller, and even (None: stays as it is).
     """
 
     suffix: str
@@ -64,11 +69,19 @@ class Container:
     picture_format: str = "rgb24"
     size_step: int = 1
     is_streamable: bool = True
+    longest_side: int | None = None
     file_options: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.suffix[1:]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width in pixels at which a picture is stored."""
+        if self.longest_side is None:
+            return height, width
+        scale = min(1, self.longest_side / max(height, width))
+        return max(2, 2 * round(scale * height / 2)), max(2, 2 * round(scale * width / 2))
 
     def audio_rate(self, sample_rate: int) -> int:
         """Return the Hz at which a sound of a sample rate is stored."""
@@ -101,6 +114,11 @@ CONTAINERS = {
         file_options=KEEP_WORKFLOW_IN_FRONT,
     ),
 }
+
+# What a page plays in a node, not what is kept: of any size, small and soon written.
+FOR_PAGE = replace(
+    CONTAINERS["mp4"], video_options=_quick_x264_options, size_step=1, longest_side=512
+)
 
 
 def check_encoders(container: Container, with_sound: bool) -> None:

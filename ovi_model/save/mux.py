@@ -138,7 +138,7 @@ def _add_pictures(output, clip: Clip, container: Container, quality: int) -> av.
     stream = output.add_stream(
         container.video_codec, rate=clip.frame_rate, options=container.video_options(quality)
     )
-    stream.height, stream.width = clip.frames.shape[1:3]
+    stream.height, stream.width = container.size(*clip.frames.shape[1:3])
     stream.pix_fmt = container.pixel_format
     stream.bit_rate = 0  # crf alone decides
     _tag_colours(stream.codec_context)
@@ -146,7 +146,8 @@ def _add_pictures(output, clip: Clip, container: Container, quality: int) -> av.
 
 
 def _picture(clip: Clip, index: int, container: Container) -> av.VideoFrame:
-    """Frame number index in the encoder's colours, shown at exactly index / frame rate."""
+    """Frame number index in the encoder's size and colours, shown at exactly index / frame rate."""
+    height, width = container.size(*clip.frames.shape[1:3])
     frame = to_rgb(clip.frames[index].detach().cpu())
     if not is_finite(frame):
         raise ValueError(
@@ -157,7 +158,7 @@ def _picture(clip: Clip, index: int, container: Container) -> av.VideoFrame:
     rgb = (frame.clamp(0, 1) * levels).round().numpy()
     pixels = np.ascontiguousarray(rgb, dtype=np.uint16 if levels > 255 else np.uint8)
     picture = av.VideoFrame.from_ndarray(pixels, format=container.picture_format).reformat(
-        format=container.pixel_format, dst_colorspace="ITU709", dst_color_range="MPEG"
+        width, height, container.pixel_format, dst_colorspace="ITU709", dst_color_range="MPEG"
     )
     _tag_colours(picture)
     picture.pts, picture.time_base = index, 1 / clip.frame_rate

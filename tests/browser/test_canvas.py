@@ -7,6 +7,7 @@ import json
 import pytest
 from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
+from comfyui_ovi.ovi_model.preview.contact_sheet import TIME_AXIS
 from comfyui_ovi.ovi_model.text.advice import advise
 from comfyui_ovi.ovi_model.text.prompt import check_prompt
 from miniature_on_canvas import LEAVE_SIZE, LOAD_MINIATURE
@@ -125,6 +126,26 @@ PROMPTS = [
 ]
 
 
+ADD_PREVIEW = """() => {
+    const decode = app.graph.nodes.find(node => node.type === 'OviDecode')
+    const preview = LiteGraph.createNode('OviPreview')
+    preview.pos = [decode.pos[0] + 600, decode.pos[1]]
+    app.graph.add(preview)
+    for (const [slot, name] of ['images', 'audio'].entries())
+        decode.connect(slot, preview, preview.inputs.findIndex(input => input.name === name))
+}"""
+LOOK_AT_PREVIEW = """() => {
+    app.canvas.ds.scale = 0.8
+    app.canvas.centerOnNode(app.graph.nodes.find(node => node.type === 'OviPreview'))
+}"""
+PLAYER = "document.querySelector('.ovi-player > video')"
+PLAYS_ALOUD = f"!{PLAYER}.paused && !{PLAYER}.muted"
+# In pictures of the page, and drawn on the canvas.
+SHEETS_SHOWN = """[...document.querySelectorAll('img')]
+    .filter(image => image.src.includes('ComfyUI_temp')).length
+    + (app.graph.nodes.find(node => node.type === 'OviPreview').imgs?.length ?? 0)"""
+
+
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
 def test_each_node_is_found_by_its_name(page, node):
     schema = node.define_schema()
@@ -149,6 +170,52 @@ def test_a_graph_built_by_hand_runs(page, small):
     assert played["picture"] > 0
     assert played["sound"] > 0
     assert page.problems == []
+
+
+def test_a_clip_is_heard_from_where_its_waveform_is_clicked(served, page, small):
+    page.load(json.loads(TEXTS["Ovi_13_All_nodes_miniature"]), "player")
+    page.page.evaluate(ADD_PREVIEW)
+    page.set_widgets(small | {"length": 21, "batch_size": 2})
+    page.page.evaluate(LOOK_AT_PREVIEW)
+    page.press_run()
+    page.wait_until(f"{PLAYER}?.readyState >= 2")
+    assert page.page.evaluate("app.graph.nodes.at(-1).size[0]") == 480
+    page.page.evaluate(LOOK_AT_PREVIEW)  # it has grown
+    assert page.page.evaluate(f"{PLAYER}.muted")  # until it is asked for
+    assert page.page.evaluate(SHEETS_SHOWN) == 1
+    assert page.page.locator(".ovi-clips video").count() == 2
+    for with_vue in (False, True) if served.is_newest else (False,):
+        page.draw_nodes_with_vue(with_vue)
+        hear(page, part=0.25 + 0.5 * with_vue)
+        assert page.page.evaluate(SHEETS_SHOWN) == 1
+    page.draw_nodes_with_vue(False)
+
+    page.page.locator(".ovi-sheet").press("Space")
+    page.wait_until(f"{PLAYER}.paused")
+    first = page.page.evaluate(f"{PLAYER}.src")
+    page.page.locator(".ovi-clips button").nth(1).click()
+    page.wait_until(f"first => {PLAYER}.src !== first && {PLAYS_ALOUD}", first)
+    saved = page.page.evaluate("app.graph.serialize()")
+    (preview,) = [node for node in saved["nodes"] if node["type"] == "OviPreview"]
+    assert preview["widgets_values"] == [24]
+    page.load(saved, "opened again")
+    page.page.evaluate(LOOK_AT_PREVIEW)
+    page.page.wait_for_timeout(500)
+    assert page.page.locator(".ovi-player").count() == 1
+    assert page.page.locator(".ovi-player > *").count() == 0
+    assert page.problems == []
+
+
+def hear(page, part):
+    """Click on the sheet at a part of the clip's time."""
+    # So slow that it is still there when a busy page is asked.
+    page.page.evaluate(f"{PLAYER}.playbackRate = 1 / 16, {PLAYER}.pause()")
+    sheet = page.page.locator(".ovi-sheet")
+    width, height = (sheet.bounding_box()[side] for side in ("width", "height"))
+    start, end = TIME_AXIS
+    sheet.click(position={"x": width * (start + part * (end - start)), "y": 0.7 * height})
+    page.wait_until(f"!{PLAYER}.seeking && {PLAYS_ALOUD}")
+    assert page.page.evaluate(f"{PLAYER}.currentTime") == pytest.approx(part * 21 / 24, abs=0.1)
 
 
 @pytest.fixture
@@ -391,5 +458,7 @@ def test_help_shows_its_pictures(page):
     page.add_by_search("Ovi Preview", *PLACE)
     page.page.get_by_test_id("info-button").click()
     page.page.get_by_text("What counts as speech.").wait_for()
-    page.wait_until(SHOWN_PICTURES, ["OviPreview.jpg", "miniature_speaks.jpg"])
+    page.wait_until(
+        SHOWN_PICTURES, ["OviPreview.jpg", "miniature_speaks.jpg", "miniature_plays.jpg"]
+    )
     assert page.problems == []

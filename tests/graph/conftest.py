@@ -60,6 +60,7 @@ EXPECTED = (
     "was not trained for references",
     "Streaming was trained on",
     "Finished blocks are shown no more",
+    "cannot play the clip: [Errno 28]",
 )
 
 

@@ -8,6 +8,7 @@ import comfy.utils
 import numpy as np
 import pytest
 import torch
+from media import decode
 from PIL import Image
 
 pytestmark = pytest.mark.graph
@@ -61,10 +62,39 @@ def test_each_clip_has_a_sheet_and_speech_is_marked(runtime, clips):
     assert [speech in found for found in colours] == [False, True]
 
 
+def test_each_clip_can_be_played_and_the_pictures_are_told_as_ever(runtime, clips):
+    result = runtime.run(clips | {"2": preview(["1", 0], ["1", 1], fps=12.0)})
+    assert result.ok, result.error
+    told = result.outputs["2"]
+    assert set(told) == {"images", "animated", "ovi_clips"}
+    assert all(set(entry) == {"filename", "subfolder", "type"} for entry in told["images"])
+    assert len(told["ovi_clips"]) == len(told["images"]) == 2
+    folder = Path(runtime.folder_paths.get_temp_directory())
+    for entry in told["ovi_clips"]:
+        found = decode(folder / entry["subfolder"] / entry["filename"])
+        assert (entry["type"], entry["seconds"]) == ("temp", 1.0)
+        assert found.frames.shape[:3] == (12, 48, 64)
+        assert found.sound is not None
+
+
+def test_a_clip_that_cannot_be_played_is_a_picture(runtime, clips, monkeypatch, caplog):
+    module = sys.modules[f"{runtime.package.__name__}.nodes.preview"]
+
+    def fail(*_given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_for_page", fail)
+    result = runtime.run(clips | {"2": preview(["1", 0], ["1", 1])})
+    assert result.ok, result.error
+    assert len(result.outputs["2"]["images"]) == 2
+    assert result.outputs["2"]["ovi_clips"] == []
+    assert caplog.text.count("cannot play the clip: [Errno 28] No space left on device") == 1
+
+
 def test_a_clip_without_sound_has_a_sheet(runtime, clips):
     result = runtime.run(clips | {"2": preview(["1", 0])})
     assert result.ok, result.error
-    assert len(result.outputs["2"]["images"]) == 1
+    assert len(result.outputs["2"]["images"]) == len(result.outputs["2"]["ovi_clips"]) == 1
 
 
 class LongSound:

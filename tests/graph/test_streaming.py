@@ -123,7 +123,7 @@ def test_a_film_that_cannot_be_shown_costs_no_clip(run, graph, monkeypatch, capl
     def fail(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runtime.package.nodes.streaming, "write_clip", fail)
+    monkeypatch.setattr(runtime.package.nodes.streaming, "write_for_page", fail)
     link = streamed(graph, graph.latent(length=33), sampler={"vae": graph.video_vae()})
     graph.show(link)
     parts(run(graph).value(link[0]))

@@ -46,6 +46,30 @@ def test_a_flash_and_a_click_meet_again(tmp_path, format_name, fps, rate, sample
     )
 
 
+@pytest.mark.parametrize(
+    ("size", "stored"),
+    [
+        ((512, 960), (274, 512)),
+        ((960, 512), (512, 274)),
+        ((63, 64), (64, 64)),
+        ((1, 400), (2, 400)),
+    ],
+)
+def test_what_a_page_plays_is_small_and_even(tmp_path, size, stored):
+    height, width = size
+    images = torch.zeros(3, height, width, 3)
+    images[:, :, : width // 2, 0] = 1
+    images[:, :, width // 2 :, 2] = 1
+    (clip,) = mux.split_clips(images, 24, make_audio(2000))
+    path = mux.write_clip(tmp_path / "clip.mp4", clip, containers.FOR_PAGE, 60, {}, lambda: None)
+    found = decode(path)
+    assert found.frames.shape == (3, *stored, 3)
+    left, right = np.split(found.frames, 2, axis=2)
+    assert np.abs(left.mean(axis=(0, 1, 2)) - (1, 0, 0)).max() < 0.05
+    assert np.abs(right.mean(axis=(0, 1, 2)) - (0, 0, 1)).max() < 0.05
+    assert found.sound is not None
+
+
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_colours_survive(tmp_path, format_name):
     colours = torch.tensor(
