@@ -93,7 +93,7 @@ CARDS = {
 }
 # What the miniature cannot show, which knows no references, and what takes long and clips of one's
 # own. These cards are pictures of their graphs.
-NOT_SHOWN = ("Ovi_16_A_face_and_a_voice", "Ovi_17_Train_a_LoRA")
+NOT_SHOWN = ("Ovi_16_A_face_and_a_voice", "Ovi_17_Train_a_LoRA", "Ovi_19_Two_people")
 # Pixels.
 SIDE = 320
 STRIP = 56  # height of the sound, over the picture's lower edge

@@ -20,6 +20,7 @@ NEEDS_ENCODER = (
     "Ovi_06_Film_of_three_shots",
     "Ovi_16_A_face_and_a_voice",
     "Ovi_17_Train_a_LoRA",
+    "Ovi_19_Two_people",
 )
 MINIATURE = ("Ovi_01_Miniature_no_download", "Ovi_13_All_nodes_miniature")
 

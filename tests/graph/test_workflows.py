@@ -42,6 +42,7 @@ NAMES = [path.stem for path in PATHS]
     SHOTS,
     PERSON,
     TRAINING,
+    TWO_PEOPLE,
 ) = (
     "Ovi_14_All_nodes_text",
     "Ovi_15_All_nodes_picture",
@@ -57,13 +58,14 @@ NAMES = [path.stem for path in PATHS]
     "Ovi_06_Film_of_three_shots",
     "Ovi_16_A_face_and_a_voice",
     "Ovi_17_Train_a_LoRA",
+    "Ovi_19_Two_people",
 )
 # Few nodes, some of them blueprints; the others have all nodes on the canvas.
 FEW = [
     "Ovi_01_Miniature_no_download",
     "Ovi_02_Text_to_talking_video",
     "Ovi_03_Picture_to_talking_video",
-    *(RECORDING, SOUND, SHOTS, FEW_STEPS, TWO_PASS, UPSCALE, LORA, PERSON),
+    *(RECORDING, SOUND, SHOTS, FEW_STEPS, TWO_PASS, UPSCALE, LORA, PERSON, TWO_PEOPLE),
 ]
 ALL_NODES = [name for name in NAMES if name not in FEW]
 TWICE_AS_LARGE = (LORA, TWO_PASS, UPSCALE)
@@ -84,7 +86,7 @@ SHRUNK = (
     "OviTrainingClips",
     "OviTrainLora",
 )
-# The recording lasts half a second, so a voice is taken from its beginning.
+# The recording lasts half a second, so voices are taken from its beginning.
 SMALL = {
     "width": 96,
     "height": 64,
@@ -93,6 +95,7 @@ SMALL = {
     "steps": 3,
     "seconds": 0.5,
     "voice_start": 0.0,
+    "voice_2_start": 0.0,
 }
 FRAMES = {SHOTS: 25 + 2 * 12}
 GROUPS = ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
@@ -190,7 +193,7 @@ def every_node(workflow):
     return [node for node in nodes if node["type"] not in {graph["id"] for graph in subgraphs}]
 
 
-def test_all_seventeen_are_there():
+def test_all_are_there():
     assert sorted(NAMES) == sorted([*FEW, TEXT, IMAGE, SIMPLE, CARDS, MINIATURE, TRAINING])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
