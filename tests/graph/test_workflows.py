@@ -488,7 +488,10 @@ def test_its_subgraphs_are_the_blueprints_of_their_names(name):
     assert all(hosts.count(graph["id"]) == 1 for graph in graphs)
     for graph in graphs:
         path = FOLDER.parent / "subgraphs" / f"{graph['name']}.json"
-        (blueprint,) = json.loads(path.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+        text = path.read_text(encoding="utf-8")
+        if name == SHOTS:  # so that a run makes anew only the shots that were changed
+            text = text.replace('"randomize"', '"fixed"')
+        (blueprint,) = json.loads(text)["definitions"]["subgraphs"]
         assert blueprint | {"id": graph["id"]} == graph
 
 
