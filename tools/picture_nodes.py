@@ -1,5 +1,5 @@
-"""Takes the picture of every help page: each node on ComfyUI's own page, with the nodes it is
-usually wired to.
+"""Takes the picture of every help page: each node on ComfyUI's own page, with the titles of the nodes
+it is usually wired to above and below.
 """
 
 import argparse
@@ -16,10 +16,10 @@ PAGES = REPOSITORY / "web" / "docs"
 QUALITY = 80
 # Pixels.
 CORNER = 160  # from the window's corner to the first node, beside what the page keeps there
-GAP = 70  # between nodes
-MARGIN = 24  # around all of them
-TITLE = 40  # of a node and its badge, above its place
-NARROWEST = 360  # a node, so that names of files are not cut
+GAP = 50  # from the end of a node to the place of the next, with its title
+MARGIN = 28  # around all of them
+TITLE = 30  # of a node, above its place
+WIDTH = 340  # of the node: legible in a panel of help, which is 270 wide
 # Node.output > Node.input
 WIRINGS = {
     "OviModelLoader": ["OviModelLoader.model > OviGuidance.model"],
@@ -181,10 +181,13 @@ WIDGETS = {
     "value": 0.0,
 }
 OTHER_WIDGETS = {"OviMiniature": {"prompt": "A red face says <S>ba ba<E>. Audio: a low voice."}}
-# Puts every node into the column before the first that takes something from it; returns how much
-# room all of them take.
-ARRANGE = """async ([links, corner, gap, narrowest]) => {
-    const graph = app.graph, nodes = new Map(), columns = new Map()
+NO_BADGES = (
+    """app.ui.settings.setSettingValueAsync('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')"""
+)
+# Puts the nodes one below the other, in the order in which they run: the one that is pictured whole,
+# the others as their titles. Returns how much room they take.
+ARRANGE = """async ([pictured, links, corner, gap, wide]) => {
+    const graph = app.graph, nodes = new Map(), turns = new Map()
     const get = type => {
         if (nodes.has(type)) return nodes.get(type)
         const node = LiteGraph.createNode(type)
@@ -192,7 +195,7 @@ ARRANGE = """async ([links, corner, gap, narrowest]) => {
         node.id = window.lastPictured = (window.lastPictured ?? 1000) + 1
         graph.add(node)
         nodes.set(type, node)
-        columns.set(type, 0)
+        turns.set(type, 0)
         return node
     }
     const slot = (slots, name) => {
@@ -205,25 +208,28 @@ ARRANGE = """async ([links, corner, gap, narrowest]) => {
         from.connect(slot(from.outputs, output), to, slot(to.inputs, input))
     }
     for (const _ of links) for (const [source, , target] of links)
-        columns.set(source, Math.min(columns.get(source), columns.get(target) - 1))
+        turns.set(source, Math.min(turns.get(source), turns.get(target) - 1))
     await new Promise(done => setTimeout(done, 500))  // nodes grow to what they show
-    let left = 0, bottom = 0
-    for (let column = Math.min(...columns.values()); column <= 0; column++) {
-        let top = 0, right = left
-        for (const [type, node] of nodes) if (columns.get(type) === column) {
-            node.setSize([Math.max(node.size[0], narrowest), node.size[1]])
-            node.pos = [left, top]
-            right = Math.max(right, left + node.size[0])
-            bottom = Math.max(bottom, top + node.size[1])
+    const turn = turns.get(pictured)
+    let top = 0
+    const inOrder = [...nodes].sort(([one], [other]) => turns.get(one) - turns.get(other))
+    for (const [type, node] of inOrder) {
+        if (type === pictured) {
+            node.setSize([wide, node.size[1]])
+            node.pos = [0, top]
             top += node.size[1] + gap
+        } else {
+            node.flags.collapsed = true
+            app.canvas.draw(true, true)
+            node.pos = [turns.get(type) < turn ? 0 : wide - node._collapsed_width, top]
+            top += gap
         }
-        left = right + gap
     }
     const canvas = app.canvas.canvas.getBoundingClientRect()
     app.canvas.ds.scale = 1
     app.canvas.ds.offset = [corner - canvas.left, corner - canvas.top]
     app.canvas.setDirty(true, true)
-    return [left - gap, bottom]
+    return top - gap
 }"""
 
 
@@ -231,7 +237,7 @@ def take_picture(page: ComfyPage, node: str) -> None:
     """Wire a node on an empty canvas and write what it looks like at 100 %."""
     page.clear()
     links = [link.replace(" > ", ".").split(".") for link in WIRINGS[node]]
-    width, height = page.page.evaluate(ARRANGE, [links, CORNER, GAP, NARROWEST])
+    height = page.page.evaluate(ARRANGE, [node, links, CORNER, GAP, WIDTH])
     wanted = WIDGETS | OTHER_WIDGETS.get(node, {})
     page.set_widgets(wanted)
     page.page.wait_for_timeout(1000)  # what is shown follows
@@ -243,7 +249,7 @@ def take_picture(page: ComfyPage, node: str) -> None:
                     f"{entry['class_type']} shows {shown} as {name} in the picture of {node}"
                 )
     box = {"x": CORNER - MARGIN, "y": CORNER - TITLE - MARGIN}
-    box |= {"width": width + 2 * MARGIN, "height": height + TITLE + 2 * MARGIN}
+    box |= {"width": WIDTH + 2 * MARGIN, "height": height + TITLE + 2 * MARGIN}
     path = PAGES / f"{node}.jpg"
     page.page.screenshot(path=path, clip=box, type="jpeg", quality=QUALITY)
     print(f"{path.name}: {path.stat().st_size} bytes")
@@ -267,6 +273,7 @@ def take_pictures(comfyui: Path, chromium: str, nodes: list[str]) -> None:
     with tempfile.TemporaryDirectory() as base:
         make_files(Path(base))
         with running_server(comfyui, Path(base)) as server, open_page(server.url, chromium) as page:
+            page.page.evaluate(NO_BADGES)
             for node in nodes:
                 take_picture(page, node)
 
