@@ -1,5 +1,5 @@
-"""Takes the picture of every help page: each node on ComfyUI's own page, with the titles of the nodes
-it is usually wired to above and below.
+"""Takes the picture of every help page: each node on ComfyUI's own page, the titles of the nodes
+that it is usually wired to above and below.
 """
 
 import argparse
@@ -184,8 +184,8 @@ OTHER_WIDGETS = {"OviMiniature": {"prompt": "A red face says <S>ba ba<E>. Audio:
 NO_BADGES = (
     """app.ui.settings.setSettingValueAsync('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')"""
 )
-# Puts the nodes one below the other, in the order in which they run: the one that is pictured whole,
-# the others as their titles. Returns how much room they take.
+# Puts the nodes one below the other, in the order in which they run: the one that is pictured
+# whole, the others as their titles. Returns how much room they take.
 ARRANGE = """async ([pictured, links, corner, gap, wide]) => {
     const graph = app.graph, nodes = new Map(), turns = new Map()
     const get = type => {
