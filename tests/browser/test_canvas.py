@@ -69,6 +69,20 @@ FAULTS = [
     ("Ovi_13_All_nodes_miniature", {"skip_layer": 30}, "this model has 1 to 3"),
     ("Ovi_14_All_nodes_text", {"text_encoder": WEB_PAGE}, f"{WEB_PAGE} is a web page"),
 ]
+# The streaming sampler in the place of the other, in view, where the page plays what it shows.
+SAMPLE_IN_BLOCKS = """() => {
+    const graph = app.graph, find = type => graph.nodes.find(node => node.type === type)
+    const blocks = LiteGraph.createNode('OviStreamingSampler'), miniature = find('OviMiniature')
+    graph.add(blocks)
+    blocks.pos = find('OviSamplerUniPC').pos
+    const sampler = find('SamplerCustomAdvanced')
+    const slot = name => sampler.inputs.findIndex(input => input.name === name)
+    blocks.connect(0, sampler, slot('sampler'))
+    miniature.connect(2, blocks, 0)
+    miniature.connect(3, blocks, 1)
+}"""
+FILM_SO_FAR = """[...document.querySelectorAll('video')]
+    .find(video => video.currentSrc.includes('so_far'))"""
 PALETTE = "name => app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', name)"
 # Of letters and what is behind them, by the rule of WCAG 2; where several lie on one another, the
 # nearest that is not transparent.
@@ -203,6 +217,16 @@ def test_a_clip_is_heard_from_where_its_waveform_is_clicked(served, page, small)
     page.page.wait_for_timeout(500)
     assert page.page.locator(".ovi-player").count() == 1
     assert page.page.locator(".ovi-player > *").count() == 0
+    assert page.problems == []
+
+
+def test_a_film_plays_on_while_it_is_made(page):
+    """Past its first of three blocks, of 21 frames; the page alone would begin anew, and stand."""
+    page.load(json.loads(TEXTS["Ovi_13_All_nodes_miniature"]), "film")
+    page.page.evaluate(SAMPLE_IN_BLOCKS)
+    page.set_widgets({"length": 69, "steps": 4, "cfg": 1, "audio_cfg": 1})
+    page.press_run()
+    page.wait_until(f"{FILM_SO_FAR}?.duration > 1.8 && {FILM_SO_FAR}.currentTime > 21 / 24")
     assert page.problems == []
 
 
