@@ -5,6 +5,7 @@ blueprints, read what went wrong.
 import json
 
 import pytest
+from comfy_page import IS_WIRED
 from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model.preview.contact_sheet import TIME_AXIS
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.browser
 # Pixels of the window, beside the search box: a list that opens under the mouse can take the
 # double-click for its own.
 PLACE = (300, 300)
+EMPTY_PLACE = (1000, 450)
+SUGGEST = "count => app.extensionManager.setting.set('Comfy.NodeSuggestions.number', count)"
+ADD = """type => {
+    const node = LiteGraph.createNode(type)
+    node.pos = [-400, -100]
+    app.graph.add(node)
+}"""
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
 WEB_PAGE = "page.safetensors"
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
@@ -216,6 +224,23 @@ def hear(page, part):
     sheet.click(position={"x": width * (start + part * (end - start)), "y": 0.7 * height})
     page.wait_until(f"!{PLAYER}.seeking && {PLAYS_ALOUD}")
     assert page.page.evaluate(f"{PLAYER}.currentTime") == pytest.approx(part * 21 / 24, abs=0.1)
+
+
+def test_a_dropped_link_offers_what_comes_next_below_nodes_of_core(page):
+    """Not before there is a node of Ovi. The page makes its lists anew when their length is set."""
+    page.page.evaluate(SUGGEST, 4)
+    page.page.evaluate(ADD, "CheckpointLoaderSimple")
+    offered = page.drop_link("CheckpointLoaderSimple", "CLIP", *EMPTY_PLACE)
+    assert "CLIPTextEncode" in offered
+    assert "OviTextEncode" not in offered
+    page.page.locator(".litecontextmenu").get_by_text("CLIPTextEncode").click()
+    page.clear()
+    page.page.evaluate(ADD, "OviMiniature")
+    assert page.drop_link("OviMiniature", "clip", *EMPTY_PLACE) == [*offered, "OviTextEncode"]
+    page.page.locator(".litecontextmenu").get_by_text("OviTextEncode").click()
+    page.wait_until(IS_WIRED, ["OviMiniature", "clip", "OviTextEncode", "clip"])
+    page.page.evaluate(SUGGEST, 5)
+    assert page.problems == []
 
 
 @pytest.fixture
