@@ -253,9 +253,10 @@ class ComfyPage:
         """Set every widget that has one of these names, on the canvas and in its subgraphs."""
         self.page.evaluate(SET_WIDGETS, values)
 
-    def open_link(self, name: str) -> None:
+    def open_link(self, name: str, *, as_app: bool = False) -> None:
         """Open the page anew, by a link to a template of this extension."""
-        self._go_to(f"{self.url}/?template={name}&source={EXTENSION}")
+        mode = "&mode=linear" if as_app else ""
+        self._go_to(f"{self.url}/?template={name}&source={EXTENSION}{mode}")
         self.wait_until(IS_OPEN, name)
 
     def open_cards(self) -> Locator:
