@@ -10,6 +10,7 @@ from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model.preview.contact_sheet import TIME_AXIS
 from comfyui_ovi.ovi_model.text.advice import advise
+from comfyui_ovi.ovi_model.text.mends import mend_prompt
 from comfyui_ovi.ovi_model.text.prompt import check_prompt
 from miniature_on_canvas import LEAVE_SIZE, LOAD_MINIATURE
 from newcomer import LINKS
@@ -32,6 +33,10 @@ WEB_PAGE = "page.safetensors"
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 # It makes nothing by itself; the workflows that have it are run.
 LOADERS_ALONE = "Ovi files"
+WRITER = "Ovi prompt writer"  # makes no clip
+BLUEPRINTS = [
+    path for path in sorted((REPOSITORY / "subgraphs").glob("*.json")) if path.stem != WRITER
+]
 # Gives a blueprint the miniature before it if it takes a model, a node that saves behind it, and a
 # file or a film of 13 frames where it takes one.
 WIRE_BLUEPRINT = """() => {
@@ -342,6 +347,7 @@ def test_a_mended_prompt_has_nothing_left_to_say(page, prompt):
     mended = page.page.evaluate(script, [f"/extensions/{EXTENSION}/js", prompt])
     assert said_of(prompt)
     assert not said_of(mended)
+    assert mend_prompt(prompt) == mended
 
 
 def said_of(prompt):
@@ -465,6 +471,19 @@ def test_a_blueprint_runs(page, small, path):
     played = page.play_video()
     assert played["seconds"] == pytest.approx(frames / 24, abs=0.07)
     assert played["sound"] > 0
+    assert page.problems == []
+
+
+def test_the_prompt_writer_is_offered_where_comfyui_can_write(served, page):
+    """Where it cannot, the page has no node that would be red."""
+    offered = [entry["name"] for entry in served.server.get("/global_subgraphs").values()]
+    can_write = page.page.evaluate("'TextGenerate' in LiteGraph.registered_node_types")
+    assert (WRITER in offered) == can_write
+    if can_write:
+        page.add_by_search(WRITER, *PLACE)
+        asked = {node["class_type"]: node["inputs"] for node in page.api_form().values()}
+        assert list(asked) == ["StringConcatenate", "TextGenerate", "OviMendPrompt"]
+        assert asked["StringConcatenate"]["string_b"].startswith("An old fisherman")
     assert page.problems == []
 
 

@@ -17,7 +17,7 @@ class LetterModel(nn.Module):
 
     dtypes = (torch.float32,)
 
-    def __init__(self, answers: dict[str, str], dtype=None, device=None, model_options=None):
+    def __init__(self, answers: dict[str, str], device=None, **_options):
         super().__init__()
         self.ideas = list(answers)
         table = torch.zeros(len(answers), MOST, LETTERS)
@@ -42,16 +42,16 @@ class LetterModel(nn.Module):
 class LetterTokenizer:
     """Text to the numbers of its letters; keeps what was asked last."""
 
-    def __init__(self, embedding_directory=None, tokenizer_data=None):
+    def __init__(self, **_files):
         self.asked: dict = {}
 
-    def tokenize_with_weights(self, text: str, return_word_ids=False, **options) -> dict:
+    def tokenize_with_weights(self, text: str, _return_word_ids: bool, **options) -> dict:
         """Return the letters of a text."""
         self.asked = {"text": text, **options}
         return {"letters": list(text.encode())}
 
     @staticmethod
-    def decode(letters, skip_special_tokens=True) -> str:
+    def decode(letters, **_options) -> str:
         """Return the text of letters."""
         return bytes(int(letter) for letter in letters).decode(errors="ignore")
 
