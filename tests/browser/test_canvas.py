@@ -30,13 +30,12 @@ ADD = """type => {
 }"""
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
 WEB_PAGE = "page.safetensors"
-BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
-# It makes nothing by itself; the workflows that have it are run.
-LOADERS_ALONE = "Ovi files"
-WRITER = "Ovi prompt writer"  # makes no clip
+WRITER = "Ovi prompt writer"  # for newer ComfyUIs, and makes no clip
 BLUEPRINTS = [
     path for path in sorted((REPOSITORY / "subgraphs").glob("*.json")) if path.stem != WRITER
 ]
+# It makes nothing by itself; the workflows that have it are run.
+LOADERS_ALONE = "Ovi files"
 # Gives a blueprint the miniature before it if it takes a model, a node that saves behind it, and a
 # file or a film of 13 frames where it takes one.
 WIRE_BLUEPRINT = """() => {
