@@ -1,12 +1,13 @@
 """Ovi for ComfyUI: joint video and audio generation as a native model family."""
 
 from .nodes import OviExtension
-from .ovi_model import core_patches, template_links
+from .ovi_model import blueprints, core_patches, template_links
 
 WEB_DIRECTORY = "./web"
 
 core_patches.install()
 template_links.install()
+blueprints.install()
 
 
 async def comfy_entrypoint() -> OviExtension:

@@ -19,7 +19,7 @@ from .references import OviReferenceGuidance, OviReferenceGuider, OviReferences
 from .sampling import OviAttention, OviGuidance, OviSamplerUniPC, OviScheduler
 from .steering import OviSteer
 from .streaming import OviStreamingSampler
-from .text import OviTextEncode
+from .text import OviMendPrompt, OviTextEncode
 from .training import OviTrainingClips, OviTrainLora
 from .video import OviSaveVideo
 
@@ -29,6 +29,7 @@ NODES = [
     OviTextEncoderLoader,
     OviAudioVAELoader,
     OviMiniature,
+    OviMendPrompt,
     OviTextEncode,
     OviImageSize,
     OviLatent,

@@ -1,9 +1,10 @@
-"""Text: a prompt with speech and sound to conditioning for both towers."""
+"""Text: a prompt with speech and sound, mended, to conditioning for both towers."""
 
 from comfy_api.latest import io
 
 from ..ovi_model.core_facts import answer, search_aliases
 from ..ovi_model.text.encode import encode_prompts
+from ..ovi_model.text.mends import mend_answer
 from ..ovi_model.text.prompt import SOUND_FORMS, check_inputs, write_sound
 
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
@@ -89,3 +90,39 @@ class OviTextEncode(io.ComfyNode):
         """Return positive and negative conditioning."""
         prompt = write_sound(prompt, sound_tag)
         return io.NodeOutput(*encode_prompts(clip, prompt, video_negative, audio_negative))
+
+
+class OviMendPrompt(io.ComfyNode):
+    """A text that a language model wrote to a prompt."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviMendPrompt",
+            display_name="Ovi Mend Prompt",
+            category="Ovi/text",
+            **search_aliases("prompt enhance", "prompt writer", "Generate Text", "LLM"),
+            description="Puts a prompt that a language model wrote in the form that Ovi reads: "
+            "tags, speech in quotes, the sound. A prompt in that form stays as it is.",
+            inputs=[
+                io.String.Input(
+                    "text",
+                    force_input=True,
+                    tooltip="What 'Generate Text' or another node wrote. Reasoning and marks "
+                    "around the prompt are taken off. Typed prompts are mended in 'Ovi Text "
+                    "Encode' itself.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "prompt",
+                    display_name="prompt",
+                    tooltip="For 'Ovi Text Encode', or for 'Preview as Text' to read and copy it.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        """Return the mended prompt."""
+        return io.NodeOutput(mend_answer(text))

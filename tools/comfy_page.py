@@ -83,6 +83,8 @@ IS_WIRED = """([source, output, target, input]) => {
     const link = app.graph.links.get(to.inputs.find(slot => slot.name === input).link)
     return link?.origin_id === from.id && from.outputs[link.origin_slot].name === output
 }"""
+MENU_ENTRIES = ".litecontextmenu .litemenu-entry:not(.separator)"
+MENU_IS_OPEN = f"document.querySelector('{MENU_ENTRIES}') !== null"
 # Newer pages can show a workflow as an app.
 SHOW_APP = """async on => {
     if (on !== Boolean(document.querySelector('[data-testid=linear-widgets]')))
@@ -228,6 +230,14 @@ class ComfyPage:
         end = self.page.evaluate(SLOT, [target, True, input_name])
         self._until(IS_WIRED, lambda: self._drag(start, end), [source, output, target, input_name])
 
+    def drop_link(self, source: str, output: str, x: float, y: float) -> list[str]:
+        """Drag from an output, of the first node of a type, to an empty place; return what the menu
+        there offers.
+        """
+        start = self.page.evaluate(SLOT, [source, False, output])
+        self._until(MENU_IS_OPEN, lambda: self._drag(start, (x, y)))
+        return self.page.locator(MENU_ENTRIES).all_text_contents()
+
     def _drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         self.page.mouse.move(*start)
         self.page.mouse.down()
@@ -243,9 +253,10 @@ class ComfyPage:
         """Set every widget that has one of these names, on the canvas and in its subgraphs."""
         self.page.evaluate(SET_WIDGETS, values)
 
-    def open_link(self, name: str) -> None:
+    def open_link(self, name: str, *, as_app: bool = False) -> None:
         """Open the page anew, by a link to a template of this extension."""
-        self._go_to(f"{self.url}/?template={name}&source={EXTENSION}")
+        mode = "&mode=linear" if as_app else ""
+        self._go_to(f"{self.url}/?template={name}&source={EXTENSION}{mode}")
         self.wait_until(IS_OPEN, name)
 
     def open_cards(self) -> Locator:

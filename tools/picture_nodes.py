@@ -38,6 +38,10 @@ WIRINGS = {
         "OviTextEncode.negative > KSampler.negative",
         "KSampler.LATENT > OviDecode.samples",
     ],
+    "OviMendPrompt": [
+        "OviMendPrompt.prompt > PreviewAny.source",
+        "OviMendPrompt.prompt > OviTextEncode.prompt",
+    ],
     "OviTextEncode": [
         "OviTextEncoderLoader.CLIP > OviTextEncode.clip",
         "OviTextEncode.positive > CFGGuider.positive",

@@ -9,23 +9,28 @@ from .prompt import CLOSING_MISTAKES, SPEECH, TAGS, place_of
 
 LETTERS_BEFORE = 60  # quoted words, in which a word like "says" is looked for
 
-_LIKE_A_TAG = re.compile(r"<\s*/?\s*(?:S|E|AUDCAP|ENDAUDCAP)\s*>", re.IGNORECASE)
-_LIKE_A_NAME = re.compile(r"(?<!\w)audio\s*[:\uff1a]", re.IGNORECASE)
+LIKE_A_TAG = re.compile(r"<\s*/?\s*(?:S|E|AUDCAP|ENDAUDCAP)\s*>", re.IGNORECASE)
+LIKE_A_NAME = re.compile(r"(?<!\w)audio\s*[:\uff1a]", re.IGNORECASE)
 _SOUND = re.compile(r"Audio:|<AUDCAP>")
-_QUOTED = re.compile(
+QUOTED = re.compile(
     r'"[^"]+"|\u201c[^\u201d]+\u201d|\u201e[^\u201c\u201d]+[\u201c\u201d]|\u00ab[^\u00bb]+\u00bb'
     r"|\u300c[^\u300d]+\u300d|\u300e[^\u300f]+\u300f|(?<!\w)['\u2018](?=\w).{1,300}?['\u2019](?!\w)"
 )
-_SPOKEN = re.compile(
+SPOKEN = re.compile(
     r"\b(?:says?|said|saying|asks?|asked|asking|answers?|answered|repl(?:y|ies|ied)|tells?|told|"
     r"whispers?|whispered|whispering|shouts?|shouted|shouting|yells?|yelled|cries|cried|sings?|"
     r"sang|singing|speaks?|spoke|speaking|calls?|called|exclaims?|mutters?|murmurs?)\b[^.<>]{0,40}$"
 )
 
 
+def without_speech(prompt: str) -> str:
+    """Blank what is spoken; all else stays at its place."""
+    return SPEECH.sub(lambda match: " " * len(match[0]), prompt)
+
+
 def find_sound(prompt: str) -> int | None:
     """Return where the sound of a prompt begins; None if it has none. Speech may hold its name."""
-    match = _SOUND.search(_without_speech(prompt))
+    match = _SOUND.search(without_speech(prompt))
     return match.start() if match else None
 
 
@@ -35,13 +40,8 @@ def advise(prompt: str) -> list[str]:
     return [*_about_tags(prompt), *about_rest(prompt), *_about_speech(prompt)]
 
 
-def _without_speech(prompt: str) -> str:
-    """Blank what is spoken; all else stays at its place."""
-    return SPEECH.sub(lambda match: " " * len(match[0]), prompt)
-
-
 def _about_tags(prompt: str) -> list[str]:
-    for match in _LIKE_A_TAG.finditer(prompt):
+    for match in LIKE_A_TAG.finditer(prompt):
         if match[0] not in TAGS:
             meant = re.sub(r"\s", "", match[0]).upper()
             meant = CLOSING_MISTAKES.get(meant, meant)
@@ -53,7 +53,7 @@ def _about_tags(prompt: str) -> list[str]:
 def _about_sound(prompt: str) -> list[str]:
     if find_sound(prompt) is not None:
         return []
-    match = _LIKE_A_NAME.search(_without_speech(prompt))
+    match = LIKE_A_NAME.search(without_speech(prompt))
     if match:
         place = place_of(prompt, match.start())
         return [f"'{match[0]}' {place} does not begin the sound: write 'Audio:'."]
@@ -62,11 +62,11 @@ def _about_sound(prompt: str) -> list[str]:
 
 def _about_speech(prompt: str) -> list[str]:
     """Quoted words: any where nothing is tagged as speech, else those after a word like 'says'."""
-    picture = _without_speech(prompt)[: find_sound(prompt)]
+    picture = without_speech(prompt)[: find_sound(prompt)]
     has_speech = SPEECH.search(prompt)
-    for match in _QUOTED.finditer(picture):
+    for match in QUOTED.finditer(picture):
         before = picture[max(0, match.start() - LETTERS_BEFORE) : match.start()]
-        if not has_speech or _SPOKEN.search(before):
+        if not has_speech or SPOKEN.search(before):
             place = place_of(prompt, match.start())
             return [f"If {match[0]} {place} is spoken, write <S>{match[0][1:-1]}<E>."]
     return []

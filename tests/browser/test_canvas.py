@@ -5,10 +5,12 @@ blueprints, read what went wrong.
 import json
 
 import pytest
+from comfy_page import IS_WIRED
 from comfy_server import EXTENSION, REPOSITORY
 from comfyui_ovi.nodes import NODES
 from comfyui_ovi.ovi_model.preview.contact_sheet import TIME_AXIS
 from comfyui_ovi.ovi_model.text.advice import advise
+from comfyui_ovi.ovi_model.text.mends import mend_prompt
 from comfyui_ovi.ovi_model.text.prompt import check_prompt
 from miniature_on_canvas import LEAVE_SIZE, LOAD_MINIATURE
 from newcomer import LINKS
@@ -19,9 +21,19 @@ pytestmark = pytest.mark.browser
 # Pixels of the window, beside the search box: a list that opens under the mouse can take the
 # double-click for its own.
 PLACE = (300, 300)
+EMPTY_PLACE = (1000, 450)
+SUGGEST = "count => app.extensionManager.setting.set('Comfy.NodeSuggestions.number', count)"
+ADD = """type => {
+    const node = LiteGraph.createNode(type)
+    node.pos = [-400, -100]
+    app.graph.add(node)
+}"""
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in WORKFLOWS}
 WEB_PAGE = "page.safetensors"
-BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
+WRITER = "Ovi prompt writer"  # for newer ComfyUIs, and makes no clip
+BLUEPRINTS = [
+    path for path in sorted((REPOSITORY / "subgraphs").glob("*.json")) if path.stem != WRITER
+]
 # It makes nothing by itself; the workflows that have it are run.
 LOADERS_ALONE = "Ovi files"
 # Gives a blueprint the miniature before it if it takes a model, a node that saves behind it, and a
@@ -242,6 +254,23 @@ def hear(page, part):
     assert page.page.evaluate(f"{PLAYER}.currentTime") == pytest.approx(part * 21 / 24, abs=0.1)
 
 
+def test_a_dropped_link_offers_what_comes_next_below_nodes_of_core(page):
+    """Not before there is a node of Ovi. The page makes its lists anew when their length is set."""
+    page.page.evaluate(SUGGEST, 4)
+    page.page.evaluate(ADD, "CheckpointLoaderSimple")
+    offered = page.drop_link("CheckpointLoaderSimple", "CLIP", *EMPTY_PLACE)
+    assert "CLIPTextEncode" in offered
+    assert "OviTextEncode" not in offered
+    page.page.locator(".litecontextmenu").get_by_text("CLIPTextEncode").click()
+    page.clear()
+    page.page.evaluate(ADD, "OviMiniature")
+    assert page.drop_link("OviMiniature", "clip", *EMPTY_PLACE) == [*offered, "OviTextEncode"]
+    page.page.locator(".litecontextmenu").get_by_text("OviTextEncode").click()
+    page.wait_until(IS_WIRED, ["OviMiniature", "clip", "OviTextEncode", "clip"])
+    page.page.evaluate(SUGGEST, 5)
+    assert page.problems == []
+
+
 @pytest.fixture
 def web_page(served):
     """What a download leaves at times: a page of text under the name of a text encoder."""
@@ -341,6 +370,7 @@ def test_a_mended_prompt_has_nothing_left_to_say(page, prompt):
     mended = page.page.evaluate(script, [f"/extensions/{EXTENSION}/js", prompt])
     assert said_of(prompt)
     assert not said_of(mended)
+    assert mend_prompt(prompt) == mended
 
 
 def said_of(prompt):
@@ -464,6 +494,19 @@ def test_a_blueprint_runs(page, small, path):
     played = page.play_video()
     assert played["seconds"] == pytest.approx(frames / 24, abs=0.07)
     assert played["sound"] > 0
+    assert page.problems == []
+
+
+def test_the_prompt_writer_is_offered_where_comfyui_can_write(served, page):
+    """Where it cannot, the page has no node that would be red."""
+    offered = [entry["name"] for entry in served.server.get("/global_subgraphs").values()]
+    can_write = page.page.evaluate("'TextGenerate' in LiteGraph.registered_node_types")
+    assert (WRITER in offered) == can_write
+    if can_write:
+        page.add_by_search(WRITER, *PLACE)
+        asked = {node["class_type"]: node["inputs"] for node in page.api_form().values()}
+        assert list(asked) == ["StringConcatenate", "TextGenerate", "OviMendPrompt"]
+        assert asked["StringConcatenate"]["string_b"].startswith("An old fisherman")
     assert page.problems == []
 
 

@@ -141,8 +141,15 @@ def test_a_file_name_is_filled_in(served, page):
     assert page.problems == []
 
 
+def test_a_link_opens_a_template_as_an_app(served, page):
+    """Where the page has apps. This test and the next are the last on a page: it is opened anew."""
+    page.open_link("Ovi_01_Miniature_no_download", as_app=True)
+    assert "OviSaveVideo" in page.types()
+    if served.is_newest:
+        page.page.get_by_test_id("linear-widgets").get_by_text("steps", exact=True).wait_for()
+
+
 def test_a_link_to_an_earlier_name_opens_its_template(served, page):
-    """The last test on a page: it is opened anew."""
     workflows = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in WORKFLOWS}
     for old, new in RENAMED.items():
         address = f"/api/workflow_templates/{EXTENSION}/{old}.json"

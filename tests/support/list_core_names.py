@@ -41,6 +41,8 @@ One list in [`ovi_model/core_patches.py`](../ovi_model/core_patches.py) holds ev
 calls what was there before. All but those of `NestedTensor`, which only add what it lacks, act on
 Ovi alone. None is made where core, or another copy of this extension, has registered Ovi
 before.{briefly}
+No change of core, but between its server and the page: `blueprints.py` takes ours out of the list
+of blueprints where core lacks a node of them.
 
 | name of core | on | why | newer core |
 |---|---|---|---|

@@ -12,7 +12,7 @@ from core_names import REPOSITORY, shipped_files
 PAGE = REPOSITORY / "docs" / "architecture.md"
 GROUND = ("config", "log", "core_facts")
 ROOMS = ("load", "network", "text", "latent", "sample", "decode", "save", "preview", "train")
-ROOF = ("family", "core_patches", "template_links")
+ROOF = ("family", "core_patches", "template_links", "blueprints")
 ARROW = re.compile(r"^ +(\w+) --> (\w+)$", re.MULTILINE)
 BLOCK = re.compile(r"(?<=%% arrows begin\n).*?(?=    %% arrows end)", re.DOTALL)
 

@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from comfy_server import REPOSITORY
+from comfyui_ovi.nodes.latents import AREAS
 from comfyui_ovi.ovi_model.latent import geometry
 from comfyui_ovi.ovi_model.text import advice, prompt
 
@@ -36,6 +38,20 @@ def test_what_cuts_both_streams_by_one_number_is_found(cells):
     for cut in range(1, min(cells, steps)):
         with pytest.raises(ValueError, match=r"the sound lasts .* s, the picture"):
             geometry.check_equally_long("it", cells - cut, steps - cut)
+
+
+@pytest.mark.parametrize(("area", "megapixels"), [("960x960", 0.9), ("720x720", 0.5)])
+def test_sizes_of_the_resolution_selector_are_near_the_area_that_was_trained(area, megapixels):
+    """With what the help of Ovi Latent says to set, for every proportion it has."""
+    core = pytest.importorskip("comfy_extras.nodes_resolution")
+    help_page = (REPOSITORY / "web" / "docs" / "OviLatent.md").read_text(encoding="utf-8")
+    assert f"{megapixels} for model" in help_page
+    for ratio in core.ASPECT_RATIOS:
+        width, height = core.ResolutionSelector.execute(ratio, megapixels, 32).args
+        geometry.check_size(width, height, 121)
+        assert width * height == pytest.approx(AREAS[area], rel=0.05)
+        if ratio.startswith("16:9"):
+            assert f"{width} x {height}" in help_page
 
 
 def test_samples_of_a_video():

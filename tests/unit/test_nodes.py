@@ -33,6 +33,7 @@ CONTRACT = {
     "OviTextEncoderLoader": ({"text_encoder": None}, ["CLIP"]),
     "OviAudioVAELoader": ({"vae": None, "vocoder": SAME_FILE}, ["VAE"]),
     "OviMiniature": ({}, ["MODEL", "CLIP", "VAE", "VAE"]),
+    "OviMendPrompt": ({"text": None}, ["STRING"]),
     "OviTextEncode": (
         {
             "clip": None,

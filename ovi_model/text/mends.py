@@ -1,0 +1,132 @@
+"""A prompt that a language model wrote, put in the form that Ovi reads.
+
+The page mends typed prompts by the same rules, one by one: `web/js/prompt_mends.js`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .advice import (
+    LETTERS_BEFORE,
+    LIKE_A_NAME,
+    LIKE_A_TAG,
+    QUOTED,
+    SPOKEN,
+    find_sound,
+    without_speech,
+)
+from .people import names_people
+from .prompt import CLOSING_MISTAKES, PAIRS, SPEECH, write_sound
+
+QUIET = "Audio: quiet room tone."
+MOST_WORDS = 350  # English takes the 512 tokens that are read with about so many
+
+# What models put around an answer: their reasoning, closed or not, and marks of Markdown.
+_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL)
+_MARKS = re.compile(r"^[ \t]*(?:```\w*|#+\s)|\*\*|__", re.MULTILINE)
+_MARKS_OF_BLOCKS = re.compile(r"^[ \t]*```\w*", re.MULTILINE)
+_PREFACE = re.compile(r"\A(?:prompt[ \t]*:|(?!audio\b)[^\n<>]{1,80}:[ \t]*\n)", re.IGNORECASE)
+
+
+def mend_answer(answer: str) -> str:
+    """Return the prompt in a model's answer, mended.
+
+    Raises ValueError if there is none, or for times of its parts, which nothing mends.
+    """
+    # Prompts that name people have headings of their own in **.
+    marks = _MARKS_OF_BLOCKS if names_people(answer) else _MARKS
+    bare = marks.sub("", _REASONING.sub("", answer)).strip()
+    bare = _PREFACE.sub("", bare).strip()
+    if not bare:
+        raise ValueError(
+            f"The text holds no prompt: {answer.strip()[:60]!r}. Write the idea in other words, "
+            "take another seed, or give 'Generate Text' more max_length: a model that thinks may "
+            "have used it up."
+        )
+    mended = mend_prompt(_without_quotes_around(bare))
+    return write_sound(mended, "as written")
+
+
+def mend_prompt(prompt: str) -> str:
+    """Return a prompt of which nothing is left to mend."""
+    steps = (_mend_tags, _mend_closing, _mend_name, _mend_sound, _mend_quotes, _mend_length)
+    while mended := next(filter(None, (step(prompt) for step in steps)), None):
+        prompt = mended
+    return prompt
+
+
+def _without_quotes_around(prompt: str) -> str:
+    match = QUOTED.fullmatch(prompt)
+    return prompt[1:-1].strip() if match else prompt
+
+
+def _mend_tags(prompt: str) -> str | None:
+    def meant(match: re.Match) -> str:
+        tag = re.sub(r"\s", "", match[0]).upper()
+        return CLOSING_MISTAKES.get(tag, tag)
+
+    mended = LIKE_A_TAG.sub(meant, prompt)
+    return mended if mended != prompt else None
+
+
+def _mend_closing(prompt: str) -> str | None:
+    """A tag that is not closed is closed before the next one, the sound or the end of its line."""
+    for opening, closing in PAIRS:
+        opened = None
+        for match in re.finditer(f"{opening}|{closing}", prompt):
+            if match[0] == closing and opened is None:
+                return prompt[: match.start()] + prompt[match.end() :]
+            if match[0] == opening and opened is not None:
+                break
+            opened = match.end() if match[0] == opening else None
+        if opened is not None:
+            return _close(prompt, opened, closing)
+    return None
+
+
+def _close(prompt: str, start: int, closing: str) -> str:
+    following = re.compile(r"<S>|<AUDCAP>|Audio:|\n").search(prompt, start)
+    words = prompt[start : following.start() if following else None].rstrip()
+    return prompt[:start] + words + closing + prompt[start + len(words) :]
+
+
+def _mend_name(prompt: str) -> str | None:
+    match = LIKE_A_NAME.search(without_speech(prompt))
+    if match is None or find_sound(prompt) is not None:
+        return None
+    return f"{prompt[: match.start()]}Audio:{prompt[match.end() :]}"
+
+
+def _mend_sound(prompt: str) -> str | None:
+    if not prompt.strip() or find_sound(prompt) is not None or names_people(prompt):
+        return None
+    return f"{prompt.rstrip()}\n\n{QUIET}"
+
+
+def _mend_quotes(prompt: str) -> str | None:
+    """Quoted words: any where nothing is tagged as speech, else those after a word like 'says'."""
+    picture = without_speech(prompt)[: find_sound(prompt)]
+    has_speech = SPEECH.search(prompt)
+    for match in QUOTED.finditer(picture):
+        before = picture[max(0, match.start() - LETTERS_BEFORE) : match.start()]
+        if not has_speech or SPOKEN.search(before):
+            spoken = f"<S>{match[0][1:-1]}<E>"
+            return prompt[: match.start()] + spoken + prompt[match.end() :]
+    return None
+
+
+def _mend_length(prompt: str) -> str | None:
+    """The end, where the sound stands, would be cut; so the last sentences of the picture go, but
+    none with a tag.
+    """
+    over = len(prompt.split()) - MOST_WORDS
+    start = find_sound(prompt) or len(prompt)
+    sentences = re.findall(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+$", prompt[:start])
+    if over <= 0:
+        return None
+    for place in range(len(sentences) - 1, 0, -1):
+        if over > 0 and not re.search("[<>]", sentences[place]):
+            over -= len(sentences.pop(place).split())
+    picture = "".join(sentences).rstrip()
+    return None if over > 0 else f"{picture}\n\n{prompt[start:]}".rstrip()
