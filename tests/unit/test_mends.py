@@ -26,7 +26,7 @@ ANSWERS = {
     "Rain. <AUDCAP>drops on tin": "Rain. <AUDCAP>drops on tin<ENDAUDCAP>",
     "<img1>: a woman identified as <sub1>. <sub1> says <s>hi</s>": "<img1>: a woman identified as "
     "<sub1>. <sub1> says <S>hi<E>",
-    "```\n<img1>: a man identified as <sub1>.\n**Scene**: a quay\n```": "<img1>: a man identified as "
+    "```\n<img1>: he, identified as <sub1>.\n**Scene**: a quay\n```": "<img1>: he, identified as "
     "<sub1>.\n**Scene**: a quay",
     '"A dog barks at a gate. Audio: two barks."': "A dog barks at a gate. Audio: two barks.",
 }
