@@ -95,6 +95,7 @@ SAMPLE_IN_BLOCKS = """() => {
 }"""
 FILM_SO_FAR = """[...document.querySelectorAll('video')]
     .find(video => video.currentSrc.includes('so_far'))"""
+LANGUAGE = "name => app.ui.settings.setSettingValueAsync('Comfy.Locale', name)"
 PALETTE = "name => app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', name)"
 # Of letters and what is behind them, by the rule of WCAG 2; where several lie on one another, the
 # nearest that is not transparent.
@@ -312,6 +313,18 @@ def test_the_prompt_is_read_as_it_is_typed(page):
     page.page.locator(".ovi-ruler-sound", has_text="no sound is described").wait_for()
     area.fill("<img1>: a woman identified as <sub1>. <sub1> says <S>Hello<E>")
     page.page.locator(".ovi-ruler-sound", has_text="follows from the sentences").wait_for()
+    assert page.problems == []
+
+
+def test_the_ruler_speaks_the_language_of_the_page(page):
+    page.add_by_search("Ovi Text Encode", *PLACE)
+    page.page.get_by_text("No speech.").wait_for()
+    page.page.evaluate(LANGUAGE, "fr")
+    try:
+        page.page.get_by_text("Pas de parole.").wait_for()
+    finally:
+        page.page.evaluate(LANGUAGE, "en")
+    page.page.get_by_text("No speech.").wait_for()
     assert page.problems == []
 
 

@@ -10,6 +10,10 @@ import pytest
 from comfyui_ovi.nodes import NODES
 
 FOLDER = export_locales.FILE.parents[1]
+SCRIPTS = FOLDER.parent / "web" / "js"
+SAID = re.compile(r'\bsay\("([^"]+)"')
+# Names in the menu of examples, which are said by their variable.
+EXAMPLE = re.compile(r'^  "([A-Z][^"]+)":', re.MULTILINE)
 LANGUAGES = ["en", "es", "fr", "ja", "ko", "zh"]
 # What every language leaves as it is: tags, file names, numbers with a point, options in capitals.
 UNCHANGED = re.compile(
@@ -72,3 +76,19 @@ def test_no_text_holds_what_the_page_reads_as_syntax(language):
     """vue-i18n reads braces, bars and at signs."""
     wrong = {path: text for path, text in texts(read(language)).items() if set(text) & set("{}|@")}
     assert wrong == {}
+
+
+def said_on_the_page():
+    """What the page's scripts say, in English."""
+    said = {line for path in SCRIPTS.glob("*.js") for line in SAID.findall(path.read_text("utf-8"))}
+    return said | set(EXAMPLE.findall((SCRIPTS / "prompt_examples.js").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("language", LANGUAGES[1:])
+def test_the_page_speaks_the_language_too(language):
+    path = FOLDER / language / "main.json"
+    (translated,) = json.loads(path.read_text(encoding="utf-8")).values()
+    assert set(translated) == said_on_the_page()
+    for english, text in translated.items():
+        assert set(UNCHANGED.findall(english)) == set(UNCHANGED.findall(text)), english
+        assert not set(text) & set("{}|@")

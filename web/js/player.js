@@ -4,6 +4,7 @@
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
+import { say } from "./words.js"
 
 const MILLISECONDS = 150 // between two looks at what the node made
 const WIDTH = 480 // pixels; of a node that plays, if nobody gave it another
@@ -127,7 +128,8 @@ function makeParts(clips, fit) {
   const grid = makeElement("div", "ovi-clips")
   grid.style.gridTemplateColumns = `repeat(${columnsOf(clips.length)}, 1fr)`
   for (const [place, button] of buttons.entries()) {
-    button.title = button.ariaLabel = `Clip ${place + 1} of ${clips.length}: play it large, with sound`
+    const values = { clip: place + 1, count: clips.length }
+    button.title = button.ariaLabel = say("Clip %clip% of %count%: play it large, with sound", values)
     button.append(makeVideo({ src: sources[place].address, tabIndex: -1 }))
     button.addEventListener("click", () => {
       choose(place)
@@ -160,8 +162,8 @@ function makeSheet(video, fit) {
   const head = makeElement("div", "ovi-sheet-head")
   const sheet = makeElement("div", "ovi-sheet")
   sheet.append(picture, head)
-  Object.assign(sheet, { tabIndex: 0, role: "slider", ariaLabel: "Place in the clip", ariaValueMin: "0" })
-  sheet.title = "Click to hear the clip from there. Arrow keys move, the space bar plays and stops."
+  Object.assign(sheet, { tabIndex: 0, role: "slider", ariaLabel: say("Place in the clip"), ariaValueMin: "0" })
+  sheet.title = say("Click to hear the clip from there. Arrow keys move, the space bar plays and stops.")
   let clip = null
 
   const place = () => {
@@ -169,7 +171,7 @@ function makeSheet(video, fit) {
     const time = Math.min(video.currentTime, clip.seconds)
     head.style.left = `${100 * (start + (end - start) * (time / clip.seconds))}%`
     sheet.ariaValueNow = time.toFixed(2)
-    sheet.ariaValueText = `${time.toFixed(2)} of ${clip.seconds.toFixed(2)} seconds`
+    sheet.ariaValueText = say("%time% of %whole% seconds", { time: time.toFixed(2), whole: clip.seconds.toFixed(2) })
   }
   const follow = () => {
     place()

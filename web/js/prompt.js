@@ -6,6 +6,7 @@ import { app } from "../../../scripts/app.js"
 import { EXAMPLES, VOICES } from "./prompt_examples.js"
 import { findMends, PEOPLE } from "./prompt_mends.js"
 import { placeSpeech, readPrompt, speakingSeconds } from "./prompt_parts.js"
+import { say, spokenLanguage } from "./words.js"
 
 const FRAMES_A_SECOND = 24
 const MILLISECONDS = 150 // between two looks at the prompt
@@ -100,7 +101,7 @@ function addReading(node, encoder, host = null) {
     const field = fieldOf(encoder, "prompt", host)
     const text = field ? String(field.value ?? "") : null // null: it comes from another node
     const seconds = clipSeconds(encoder, host)
-    const now = JSON.stringify([text, seconds])
+    const now = JSON.stringify([text, seconds, spokenLanguage()])
     if (now !== shown) show(element, text, seconds, (mended) => write(field, mended))
     shown = now
   }
@@ -174,7 +175,7 @@ function neighbours(node) {
 
 function show(element, text, seconds, change) {
   if (text === null) {
-    element.replaceChildren(makeElement("div", "ovi-prompt-line", "The prompt comes from another node."))
+    element.replaceChildren(makeElement("div", "ovi-prompt-line", say("The prompt comes from another node.")))
     return
   }
   const { parts, faults } = readPrompt(text)
@@ -184,7 +185,7 @@ function show(element, text, seconds, change) {
   const mend = mends.find((mend) => mend.mended !== null)
   if (mend) foot.append(makeButton(mend, change))
   foot.append(makeMenu(text, change))
-  const unsaid = PEOPLE.test(text) ? "the sound follows from the sentences" : "no sound is described"
+  const unsaid = PEOPLE.test(text) ? say("the sound follows from the sentences") : say("no sound is described")
   element.replaceChildren(makeRuler(parts, seconds, unsaid), foot)
 }
 
@@ -193,7 +194,7 @@ function makeLine(parts, faults, mends, seconds) {
   const speaking = speakingSeconds(parts)
   const late = seconds !== null && speaking > seconds
   const advice = late ? null : mends[0]?.says
-  const line = makeElement("div", "ovi-prompt-line", faults[0] ?? advice ?? say(speaking, seconds))
+  const line = makeElement("div", "ovi-prompt-line", faults[0] ?? advice ?? sayLength(speaking, seconds))
   line.title = line.textContent // a narrow node cuts it
   line.classList.toggle("is-wrong", faults.length > 0 || late)
   line.classList.toggle("is-advice", faults.length === 0 && !late && Boolean(advice))
@@ -201,7 +202,7 @@ function makeLine(parts, faults, mends, seconds) {
 }
 
 function makeButton({ says, mended }, change) {
-  const button = makeElement("button", "ovi-prompt-mend", "Fix")
+  const button = makeElement("button", "ovi-prompt-mend", say("Fix"))
   button.title = says
   button.addEventListener("click", () => change(mended))
   return button
@@ -209,12 +210,12 @@ function makeButton({ says, mended }, change) {
 
 function makeMenu(text, change) {
   const menu = makeElement("select", "ovi-prompt-examples")
-  menu.append(new Option("Examples", "", true, true))
+  menu.append(new Option(say("Examples"), "", true, true))
   const prompts = makeElement("optgroup")
-  prompts.label = "Prompts"
-  prompts.append(...Object.keys(EXAMPLES).map((name) => new Option(name, EXAMPLES[name])))
+  prompts.label = say("Prompts")
+  prompts.append(...Object.keys(EXAMPLES).map((name) => new Option(say(name), EXAMPLES[name])))
   const voices = makeElement("optgroup")
-  voices.label = "Voices"
+  voices.label = say("Voices")
   voices.append(...VOICES.map((voice) => new Option(voice, withVoice(text, voice))))
   menu.append(prompts, voices)
   menu.addEventListener("change", () => menu.value && change(menu.value))
@@ -253,11 +254,13 @@ function makeRuler(parts, seconds, unsaid) {
   return ruler
 }
 
-function say(speaking, seconds) {
-  const clip = seconds === null ? "" : ` in a clip of ${seconds.toFixed(1)} s`
-  if (speaking === 0) return `No speech${clip}. Put it in <S>...<E>.`
-  const long = seconds !== null && speaking > seconds ? ": too long" : ""
-  return `Speech of about ${speaking.toFixed(1)} s${clip}${long}`
+function sayLength(speaking, seconds) {
+  const values = { speech: speaking.toFixed(1), clip: seconds?.toFixed(1) }
+  if (seconds === null && speaking === 0) return say("No speech. Put it in <S>...<E>.")
+  if (seconds === null) return say("Speech of about %speech% s", values)
+  if (speaking === 0) return say("No speech in a clip of %clip% s. Put it in <S>...<E>.", values)
+  if (speaking > seconds) return say("Speech of about %speech% s in a clip of %clip% s: too long", values)
+  return say("Speech of about %speech% s in a clip of %clip% s", values)
 }
 
 function makeElement(name, className = "", text = "") {

@@ -1,6 +1,8 @@
 // What Ovi may read as something else than was meant, and the prompt as it is mended. The rules are those of
 // ovi_model/text/advice.py and ovi_model/text/prompt.py, which speak when the workflow runs.
 
+import { say } from "./words.js"
+
 const TAGS = ["<S>", "<E>", "<AUDCAP>", "<ENDAUDCAP>"]
 const CLOSED_BY = { "<S>": "<E>", "<AUDCAP>": "<ENDAUDCAP>" }
 const MEANT = { "</S>": "<E>", "</E>": "<E>", "</AUDCAP>": "<ENDAUDCAP>", "</ENDAUDCAP>": "<ENDAUDCAP>" }
@@ -52,7 +54,7 @@ function mendTags(text) {
   const wrong = (text.match(LIKE_A_TAG) ?? []).find((found) => !TAGS.includes(found))
   if (!wrong) return null
   const mended = text.replace(LIKE_A_TAG, (found) => (TAGS.includes(found) ? found : meant(found)))
-  return { says: `${wrong} is read as letters: ${meant(wrong)} is the tag`, mended }
+  return { says: say("%tag% is read as letters: %meant% is the tag", { tag: wrong, meant: meant(wrong) }), mended }
 }
 
 // A tag that is not closed is closed before the next one, the sound or the end of its line.
@@ -62,12 +64,13 @@ function mendClosing(text) {
     for (const match of text.matchAll(new RegExp(`${opening}|${closing}`, "g"))) {
       if (match[0] === closing && open === null) {
         const mended = text.slice(0, match.index) + text.slice(match.index + closing.length)
-        return { says: `${closing} closes nothing`, mended }
+        return { says: say("%tag% closes nothing", { tag: closing }), mended }
       }
       if (match[0] === opening && open !== null) break
       open = match[0] === opening ? match.index : null
     }
-    if (open !== null) return { says: `${opening} is not closed`, mended: close(text, open, opening, closing) }
+    if (open === null) continue
+    return { says: say("%tag% is not closed", { tag: opening }), mended: close(text, open, opening, closing) }
   }
   return null
 }
@@ -85,14 +88,14 @@ function mendName(text) {
   const match = LIKE_A_NAME.exec(withoutSpeech(text))
   if (!match) return null
   const mended = `${text.slice(0, match.index)}Audio:${text.slice(match.index + match[0].length)}`
-  return { says: `${match[0]} does not begin the sound: Audio: does`, mended }
+  return { says: say("%found% does not begin the sound: Audio: does", { found: match[0] }), mended }
 }
 
 function mendSound(text) {
   const read = withoutSpeech(text)
   if (soundStart(text) !== null || LIKE_A_NAME.test(read) || /<S>/.test(read)) return null
   if (PEOPLE.test(text)) return null
-  return { says: "Nothing is said of the sound", mended: `${text.trimEnd()}\n\n${QUIET}` }
+  return { says: say("Nothing is said of the sound"), mended: `${text.trimEnd()}\n\n${QUIET}` }
 }
 
 // Quoted words: any where nothing is tagged as speech, else those after a word like "says".
@@ -104,7 +107,7 @@ function mendQuotes(text) {
     if (hasSpeech && !SPOKEN.test(before)) continue
     const end = match.index + match[0].length
     const mended = `${text.slice(0, match.index)}<S>${match[0].slice(1, -1)}<E>${text.slice(end)}`
-    return { says: `${match[0]} is not spoken: quotes are read as letters`, mended }
+    return { says: say("%quoted% is not spoken: quotes are read as letters", { quoted: match[0] }), mended }
   }
   return null
 }
@@ -123,6 +126,6 @@ function mendLength(text) {
     over -= countWords(sentences[last])
     sentences.splice(last, 1)
   }
-  const says = `${words} words: about ${MOST_WORDS} are read, and the end is cut`
+  const says = say("%words% words: about %most% are read, and the end is cut", { words, most: MOST_WORDS })
   return { says, mended: over > 0 ? null : `${sentences.join("").trimEnd()}\n\n${text.slice(start)}`.trimEnd() }
 }

@@ -1,6 +1,8 @@
 // Which parts of a prompt are spoken and which are heard, what is wrong with its tags, and how long the speech takes.
 // The tags are those of ovi_model/text/prompt.py, which has the last word when the workflow runs.
 
+import { say } from "./words.js"
+
 const CLOSED_BY = { "<S>": "<E>", "<AUDCAP>": "<ENDAUDCAP>" }
 const OPENED_BY = { "<E>": "<S>", "<ENDAUDCAP>": "<AUDCAP>" }
 const MEANT = { "</S>": "<E>", "</E>": "<E>", "</AUDCAP>": "<ENDAUDCAP>", "</ENDAUDCAP>": "<ENDAUDCAP>" }
@@ -55,9 +57,9 @@ export function readPrompt(text) {
   add(text.length, kindHere())
   for (const [tag, part] of Object.entries(open)) {
     part.kind = "fault"
-    faults.push(`${tag} is not closed: add ${CLOSED_BY[tag]} where it ends`)
+    faults.push(say("%tag% is not closed: add %missing% where it ends", { tag, missing: CLOSED_BY[tag] }))
   }
-  if (hasTimes(text)) faults.push("Ovi reads no times in a prompt: make each part a clip, with Ovi Continue")
+  if (hasTimes(text)) faults.push(say("Ovi reads no times in a prompt: make each part a clip, with Ovi Continue"))
   return { parts, faults }
 }
 
@@ -82,9 +84,13 @@ function seconds(time) {
 }
 
 function faultOf(tag, open) {
-  if (tag in MEANT) return `${tag} is not a tag of Ovi: write ${MEANT[tag]}`
-  if (open[tag]) return `${tag} opens before the last ${tag} is closed: add ${CLOSED_BY[tag]}`
-  if (tag in OPENED_BY && !open[OPENED_BY[tag]]) return `${tag} closes nothing: add ${OPENED_BY[tag]} before it`
+  if (tag in MEANT) return say("%tag% is not a tag of Ovi: write %meant%", { tag, meant: MEANT[tag] })
+  if (open[tag]) {
+    return say("%tag% opens before the last %tag% is closed: add %missing%", { tag, missing: CLOSED_BY[tag] })
+  }
+  if (tag in OPENED_BY && !open[OPENED_BY[tag]]) {
+    return say("%tag% closes nothing: add %missing% before it", { tag, missing: OPENED_BY[tag] })
+  }
   return null
 }
 
