@@ -108,5 +108,16 @@ class TowersSettings:
     )
 
 
+@dataclass(frozen=True)
+class ReferencesSettings:
+    """A LoRA by which the twin DiT reads references."""
+
+    rank: int = 32
+    clips: int = 1620
+    each: int = 64  # references of a thing with a colour, or a pitch
+    dropped: float = 0.15  # share of each that is zeros, for guidance
+    schedule: Schedule = Schedule(steps=2600, batch=32, rate=2e-3, decay=0.0, ema=0.99)
+
+
 VIDEO_VAE, AUDIO_VAE, VOCODER = VideoVAESettings(), AudioVAESettings(), VocoderSettings()
-TEXT, TOWERS = TextSettings(), TowersSettings()
+TEXT, TOWERS, REFERENCES = TextSettings(), TowersSettings(), ReferencesSettings()
