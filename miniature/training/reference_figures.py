@@ -7,7 +7,8 @@ Usage: python miniature/training/reference_figures.py --comfyui PATH [--lora FIL
 Run it with ComfyUI's python. Prints a table with Wilson's intervals of 95 %. The clips are of
 held-out scenes; their captions say neither colour nor pitch. A picture of the thing at another
 place and time has the colour, a second of its sound in another clip the pitch, both of seeds that
-training never saw, by the nodes and at the scales of a workflow.
+training never saw, by the nodes and at the scales of a workflow. The picture is
+cut to the thing, as the node wants it cut to a face.
 
 swapped: the picture, or the voice, is of another colour, or pitch, and nothing else is changed; a
 clip counts where it follows it. zeroed: zeros in place of it, as in the guidance; a clip counts
@@ -58,6 +59,7 @@ class Variant:
 
     swapped: str = ""
     zeroed: str = ""
+    is_cut: bool = True
     has_lora: bool = True
 
 
@@ -67,6 +69,7 @@ VARIANTS = {
     "voice swapped": Variant(swapped="pitch"),
     "picture zeroed": Variant(zeroed="colour"),
     "voice zeroed": Variant(zeroed="pitch"),
+    "picture not cut": Variant(is_cut=False),
     "given, without the LoRA": Variant(has_lora=False),
 }
 
@@ -83,10 +86,10 @@ class Ask:
         """Return a clip that shares with the scene what is not changed."""
         return world.film(replace(self.scene, **changed), FIRST_SEED + self.number)
 
-    def picture(self) -> torch.Tensor:
+    def picture(self, is_cut: bool = True) -> torch.Tensor:
         """Return a picture of the thing in its colour, of another scene."""
         clip = self.film(count=self._other("count"), pitch=self._any("pitch"))
-        return take_still(clip, random.Random(self.number))
+        return take_still(clip, random.Random(self.number), is_cut)
 
     def voice(self) -> tuple[dict, float]:
         """Return a sound of the thing at its pitch, of another scene, and where to begin."""
@@ -139,7 +142,7 @@ def make(parts: generate.Parts, ask: Ask, variant: Variant, seed: int, steps: in
             latent=latent,
             vae=parts.vae,
             audio_vae=parts.audio_vae,
-            image=ask.picture(),
+            image=ask.picture(variant.is_cut),
             voice=voice,
             voice_start=start,
         )

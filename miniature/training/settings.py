@@ -116,7 +116,11 @@ class ReferencesSettings:
     clips: int = 1620
     each: int = 64  # references of a thing with a colour, or a pitch
     dropped: float = 0.15  # share of each that is zeros, for guidance
-    schedule: Schedule = Schedule(steps=2600, batch=32, rate=2e-3, decay=0.0, ema=0.99)
+    cut: float = 0.75  # share of the pictures that are cut to the thing
+    schedules: Schedules = (
+        Schedule(steps=1197, batch=32, rate=2e-3, decay=0.0, ema=0.99),
+        Schedule(steps=2800, batch=32, rate=2e-3, decay=0.0, ema=0.99, seed=1_000_000),
+    )
 
 
 VIDEO_VAE, AUDIO_VAE, VOCODER = VideoVAESettings(), AudioVAESettings(), VocoderSettings()

@@ -13,6 +13,7 @@ another place and time, or of the same sound as high. Held-out scenes are in nei
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 from collections.abc import Callable
@@ -29,12 +30,14 @@ from find_comfyui import import_comfy, import_extension  # noqa: E402
 
 import_extension()
 from comfyui_ovi.miniature.training import world  # noqa: E402
+from comfyui_ovi.miniature.training.judge import find_colour, find_places  # noqa: E402
 from comfyui_ovi.miniature.training.settings import REFERENCES  # noqa: E402
 
 NAMES = ("clips", "train", "file")
 UNSAID = ("colour", "pitch")
 # Of the references' clips; those that are learned have seeds from 0 on.
 FIRST_SEED = 1_000_000
+AROUND = (1.2, 2.5)  # radii of a thing from its middle to where its picture is cut
 CLIPS, STAGE = "reference_clips.pt", "references"
 
 
@@ -69,16 +72,19 @@ def films_of(name: str, kind: tuple[str, str], count: int) -> list[world.Clip]:
     return [world.film(scenes[i % len(scenes)], FIRST_SEED + i) for i in range(count)]
 
 
-def take_still(clip: world.Clip, chance: random.Random) -> Tensor:
-    """Return a frame [1, H, W, 3] of a clip; half of them are cut to a narrower picture, which will
-    have white at its sides.
+def take_still(clip: world.Clip, chance: random.Random, is_cut: bool = True) -> Tensor:
+    """Return a frame [1, H, W, 3] of a clip, cut to the thing as the node wants a face cut to head
+    and shoulders, if it is.
     """
-    frame = clip.frames[chance.randrange(world.FRAMES)]
-    if chance.random() < 0.5:
-        width = chance.randint(40, world.SIZE)
-        left = round(min(max(clip.place[0] - width / 2, 0), world.SIZE - width))
-        frame = frame[:, left : left + width]
-    return frame[None]
+    frame = clip.frames[chance.randrange(world.FRAMES)][None]
+    if not is_cut:
+        return frame
+    places, areas = find_places(find_colour(frame)[1])
+    half = chance.uniform(*AROUND) * math.sqrt(float(areas[0]) / math.pi)
+    (left, right), (top, bottom) = (
+        (max(0, round(middle - half)), round(middle + half)) for middle in places[0].tolist()
+    )
+    return frame[:, top:bottom, left:right]
 
 
 def take_start(clip: world.Clip, chance: random.Random) -> float:
@@ -110,7 +116,14 @@ def encode(folder: Path, files: Path) -> None:
 
     def see(clips: list[world.Clip]) -> Tensor:
         size = world.SIZE, world.SIZE
-        stills = torch.cat([letterbox("image", take_still(clip, chance), *size) for clip in clips])
+        stills = torch.cat(
+            [
+                letterbox(
+                    "image", take_still(clip, chance, chance.random() < REFERENCES.cut), *size
+                )
+                for clip in clips
+            ]
+        )
         with torch.autocast("cpu", torch.bfloat16):
             return vae.encode(stills.movedim(-1, 1)[:, :, None] * 2 - 1).float()
 
@@ -138,8 +151,7 @@ def encode(folder: Path, files: Path) -> None:
 def train(folder: Path, files: Path):
     """Train, or go on; return the LoRA with its averaged weights."""
     from comfyui_ovi.miniature.training import latents, towers
-    from comfyui_ovi.miniature.training.loop import Losses
-    from comfyui_ovi.miniature.training.loop import train as train_part
+    from comfyui_ovi.miniature.training.loop import Losses, train_repeatedly
 
     kept = torch.load(folder / CLIPS, weights_only=True)
     clips = towers.Latents(kept["video"], kept["audio"], latents.scene_numbers(REFERENCES.clips))
@@ -167,7 +179,7 @@ def train(folder: Path, files: Path):
         losses = {"video": seen.error(made[0]), "audio": heard.error(made[1])}
         return {"loss": losses["video"] + losses["audio"], **losses}
 
-    return train_part(STAGE, folder, lora, REFERENCES.schedule, losses_of)
+    return train_repeatedly(STAGE, folder, lora, REFERENCES.schedules, losses_of)
 
 
 def with_lora(files: Path, text_length: int) -> tuple[nn.Module, nn.Module]:
@@ -192,11 +204,12 @@ def with_lora(files: Path, text_length: int) -> tuple[nn.Module, nn.Module]:
 def write(folder: Path, files: Path) -> None:
     """Write the LoRA as it is so far."""
     from comfyui_ovi.miniature.training import export, stages
+    from comfyui_ovi.miniature.training.loop import numbered
     from comfyui_ovi.ovi_model.load import miniature
 
     length = len(torch.load(folder / CLIPS, weights_only=True, mmap=True)["nothing"])
     _, lora = with_lora(files, length)
-    stages.trained(folder, STAGE, lora)
+    stages.trained(folder, numbered(STAGE, len(REFERENCES.schedules)), lora)
     export.write_file(folder / Path(miniature.REFERENCES_LORA).name, lora.export(), torch.float16)
 
 
