@@ -119,7 +119,7 @@ class ReferencesSettings:
     cut: float = 0.75  # share of the pictures that are cut to the thing
     schedules: Schedules = (
         Schedule(steps=1197, batch=32, rate=2e-3, decay=0.0, ema=0.99),
-        Schedule(steps=2800, batch=32, rate=2e-3, decay=0.0, ema=0.99, seed=1_000_000),
+        Schedule(steps=1300, batch=32, rate=2e-3, decay=0.0, ema=0.99, seed=1_000_000),
     )
 
 
