@@ -155,7 +155,10 @@ def shrunk(prompt):
                 "inputs": {"vae_name": "wan22_encoder_small.safetensors"},
             }
         small = SMALL if node["class_type"] in SHRUNK else {}
-        node["inputs"] |= {name: value for name, value in small.items() if name in node["inputs"]}
+        given = {name for name in small if name in node["inputs"]}
+        if node["inputs"].get("length") == 1:
+            given.discard("length")  # one picture of a batch
+        node["inputs"] |= {name: small[name] for name in given}
     return prompt
 
 
