@@ -119,36 +119,33 @@ def asked(clips: int) -> list[Ask]:
     ]
 
 
-def make(parts: generate.Parts, ask: Ask, variant: Variant, seed: int, steps: int) -> Verdict:
-    """Make a clip through the nodes of a workflow, and judge it by its references."""
-    nodes = generate.import_nodes()
+def refer(nodes, parts: generate.Parts, ask: Ask, variant: Variant, latent: dict) -> list[list]:
+    """Return both CONDITIONINGs of a clip, with its references."""
     run, default = generate._run, generate._default
-    negatives = {
-        name: default(nodes.OviTextEncode, name) for name in ("video_negative", "audio_negative")
-    }
+    names = ("video_negative", "audio_negative")
+    negatives = {name: default(nodes.OviTextEncode, name) for name in names}
     caption = ask.scene.caption(ask.form, UNSAID)
-    if variant.swapped:
-        ask = ask.swapped(variant.swapped)
-    texts = run(
+    positive, negative = run(
         nodes.OviTextEncode, clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives
     )
-    latent = generate.empty(parts)
     voice, start = ask.voice()
-    positive, negative = (
-        zeroed(conditioning, variant.zeroed)
-        for conditioning in run(
-            nodes.OviReferences,
-            **dict(zip(("positive", "negative"), texts, strict=True)),
-            latent=latent,
-            vae=parts.vae,
-            audio_vae=parts.audio_vae,
-            image=ask.picture(variant.is_cut),
-            voice=voice,
-            voice_start=start,
-        )
+    given = {"image": ask.picture(variant.is_cut), "voice": voice, "voice_start": start}
+    vaes = {"vae": parts.vae, "audio_vae": parts.audio_vae}
+    referred = run(
+        nodes.OviReferences, positive=positive, negative=negative, latent=latent, **vaes, **given
     )
+    return [zeroed(conditioning, variant.zeroed) for conditioning in referred]
+
+
+def make(parts: generate.Parts, ask: Ask, variant: Variant, seed: int, steps: int) -> Verdict:
+    """Make a clip through the nodes of a workflow, and judge it by its references."""
+    nodes, run = generate.import_nodes(), generate._run
+    if variant.swapped:
+        ask = ask.swapped(variant.swapped)
+    latent = generate.empty(parts)
+    positive, negative = refer(nodes, parts, ask, variant, latent)
     names = ("video_cfg", "audio_cfg", "image_cfg", "voice_cfg")
-    scales = {name: default(nodes.OviReferenceGuider, name) for name in names}
+    scales = {name: generate._default(nodes.OviReferenceGuider, name) for name in names}
     (guider,) = run(
         nodes.OviReferenceGuider, model=parts.model, positive=positive, negative=negative, **scales
     )

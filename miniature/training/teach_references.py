@@ -93,57 +93,78 @@ def take_start(clip: world.Clip, chance: random.Random) -> float:
     return chance.uniform(0.0, min(most, clip.events[0] / world.FRAME_RATE))
 
 
+def prepare_still(clip: world.Clip, chance: random.Random) -> Tensor:
+    """Return a picture [1, H, W, 3] of a clip as the node makes it of what it is given."""
+    from comfyui_ovi.ovi_model.latent.references import letterbox
+
+    is_cut = chance.random() < REFERENCES.cut
+    return letterbox("image", take_still(clip, chance, is_cut), world.SIZE, world.SIZE)
+
+
+def prepare_second(clip: world.Clip, chance: random.Random) -> Tensor:
+    """Return a second [1, samples] of a clip as the node makes it of what it is given."""
+    from comfyui_ovi.ovi_model.latent.references import cut_voice
+
+    return cut_voice("voice", clip.sound[None], take_start(clip, chance))
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The miniature's VAEs."""
+
+    vae: nn.Module
+    hearing: nn.Module
+
+    @classmethod
+    def load(cls, files: Path) -> Encoders:
+        """Read both files."""
+        from comfy.utils import load_torch_file
+        from comfyui_ovi.miniature.training import parts
+        from comfyui_ovi.miniature.training.settings import VIDEO_VAE
+        from comfyui_ovi.ovi_model.load import miniature
+        from comfyui_ovi.ovi_model.load.audio_vae import load_audio_vae
+
+        vae = parts.video_vae(VIDEO_VAE)
+        vae.load_state_dict(load_torch_file(str(files / miniature.VIDEO_VAE)))
+        return cls(vae, load_audio_vae(files / miniature.AUDIO_VAE).first_stage_model.float())
+
+    def see(self, stills: list[Tensor]) -> Tensor:
+        """Return the latents [N, 48, 1, h, w] of pictures [1, H, W, 3]."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.vae.encode(torch.cat(stills).movedim(-1, 1)[:, :, None] * 2 - 1).float()
+
+    def hear(self, sounds: Tensor) -> Tensor:
+        """Return the latents [N, 20, steps] of sounds [N, samples]."""
+        from comfyui_ovi.miniature.training.latents import ENCODED_AT_ONCE
+
+        parts = sounds.split(ENCODED_AT_ONCE)
+        return torch.cat([self.hearing.encode_audio(part).mode() for part in parts])
+
+
 @torch.no_grad()
 def encode(folder: Path, files: Path) -> None:
     """Encode clips, references and captions with the miniature's files."""
     from comfy.latent_formats import Wan22
-    from comfy.utils import load_torch_file
-    from comfyui_ovi.miniature.training import autoencoders, latents, parts
+    from comfyui_ovi.miniature.training import autoencoders, latents
     from comfyui_ovi.miniature.training.loop import write_whole
-    from comfyui_ovi.miniature.training.settings import VIDEO_VAE
-    from comfyui_ovi.ovi_model.latent.references import cut_voice, letterbox
     from comfyui_ovi.ovi_model.load import miniature
-    from comfyui_ovi.ovi_model.load.audio_vae import load_audio_vae
 
-    chance = random.Random(0)
-    vae = parts.video_vae(VIDEO_VAE)
-    vae.load_state_dict(load_torch_file(str(files / miniature.VIDEO_VAE)))
-    hearing = load_audio_vae(files / miniature.AUDIO_VAE).first_stage_model.float()
-
-    def hear(sounds: Tensor) -> Tensor:
-        parts = sounds.split(latents.ENCODED_AT_ONCE)
-        return torch.cat([hearing.encode_audio(part).mode() for part in parts])
-
-    def see(clips: list[world.Clip]) -> Tensor:
-        size = world.SIZE, world.SIZE
-        stills = torch.cat(
-            [
-                letterbox(
-                    "image", take_still(clip, chance, chance.random() < REFERENCES.cut), *size
-                )
-                for clip in clips
-            ]
-        )
-        with torch.autocast("cpu", torch.bfloat16):
-            return vae.encode(stills.movedim(-1, 1)[:, :, None] * 2 - 1).float()
-
-    def hear_seconds(clips: list[world.Clip]) -> Tensor:
-        return hear(
-            torch.cat(
-                [cut_voice("voice", clip.sound[None], take_start(clip, chance)) for clip in clips]
-            )
-        )
-
+    chance, encoders, normalise = random.Random(0), Encoders.load(files), Wan22().process_in
     count, each = REFERENCES.clips, REFERENCES.each
-    images = [see(films_of("colour", kind, each)) for kind in kinds_of("colour")[0]]
-    voices = [hear_seconds(films_of("pitch", kind, each)) for kind in kinds_of("pitch")[0]]
-    normalise = Wan22().process_in
+    images = [
+        encoders.see([prepare_still(clip, chance) for clip in films_of("colour", kind, each)])
+        for kind in kinds_of("colour")[0]
+    ]
+    seconds = [
+        torch.cat([prepare_second(clip, chance) for clip in films_of("pitch", kind, each)])
+        for kind in kinds_of("pitch")[0]
+    ]
     texts = latents.encode_texts(files / miniature.TEXT_ENCODER, UNSAID)
     content = {
         "images": torch.stack([normalise(image) for image in images]).half(),
-        "voices": torch.stack(voices).half(),
-        "audio": hear(autoencoders.draw_sounds(count)).half(),
-        "video": normalise(latents.encode_pictures(vae, count)).half(),
+        "voices": torch.stack([encoders.hear(second) for second in seconds]).half(),
+        "audio": encoders.hear(autoencoders.draw_sounds(count)).half(),
+        "video": normalise(latents.encode_pictures(encoders.vae, count)).half(),
     }
     write_whole(folder / CLIPS, content | vars(texts) | {"negatives": list(texts.negatives)})
 
