@@ -92,7 +92,7 @@ CARDS = {
         [FACE.format("red", "ba ba ba", "low")], given="Ovi_02_Text_to_talking_video"
     ),
     "Ovi_18_References_miniature": Card(
-        [FACE.format("green", "ba ba", "high"), "A face says <S>ba ba ba<E>. Audio: a voice."]
+        [FACE.format("yellow", "ba", "high"), "A face says <S>ba ba<E>. Audio: a voice."], seed=8
     ),
 }
 # What the miniature cannot show, which knows no people, and what takes long and clips of one's own.

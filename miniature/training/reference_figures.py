@@ -13,7 +13,8 @@ cut to the thing, as the node wants it cut to a face.
 swapped: the picture, or the voice, is of another colour, or pitch, and nothing else is changed; a
 clip counts where it follows it. zeroed: zeros in place of it, as in the guidance; a clip counts
 where it has what is not shown, as it would by chance: a quarter of the colours, a third of the
-pitches.
+pitches. after the codecs: the voice as a clip of the miniature would have it, which was encoded and
+decoded.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Variant:
     swapped: str = ""
     zeroed: str = ""
     is_cut: bool = True
+    is_decoded: bool = False  # the voice
     has_lora: bool = True
 
 
@@ -70,6 +72,7 @@ VARIANTS = {
     "picture zeroed": Variant(zeroed="colour"),
     "voice zeroed": Variant(zeroed="pitch"),
     "picture not cut": Variant(is_cut=False),
+    "voice after the codecs": Variant(is_decoded=True),
     "given, without the LoRA": Variant(has_lora=False),
 }
 
@@ -91,9 +94,13 @@ class Ask:
         clip = self.film(count=self._other("count"), pitch=self._any("pitch"))
         return take_still(clip, random.Random(self.number), is_cut)
 
+    def heard(self) -> world.Clip:
+        """Return the clip whose sound is the voice."""
+        return self.film(count=self._other("count"), colour=self._any("colour"))
+
     def voice(self) -> tuple[dict, float]:
         """Return a sound of the thing at its pitch, of another scene, and where to begin."""
-        clip = self.film(count=self._other("count"), colour=self._any("colour"))
+        clip = self.heard()
         audio = {"waveform": clip.sound[None, None], "sample_rate": world.SAMPLE_RATE}
         return audio, take_start(clip, random.Random(self.number))
 
@@ -129,6 +136,9 @@ def refer(nodes, parts: generate.Parts, ask: Ask, variant: Variant, latent: dict
         nodes.OviTextEncode, clip=parts.clip, prompt=caption, sound_tag="Audio:", **negatives
     )
     voice, start = ask.voice()
+    if variant.is_decoded:
+        _, sound = generate.through_codecs(parts, ask.heard())
+        voice |= {"waveform": sound[None, None]}
     given = {"image": ask.picture(variant.is_cut), "voice": voice, "voice_start": start}
     vaes = {"vae": parts.vae, "audio_vae": parts.audio_vae}
     referred = run(
