@@ -2,6 +2,7 @@
 
 The released files are too large to be at hand everywhere. So the miniature takes the place of the
 loaders, its sizes and prompts the place of the template's; LoRAs and model upscalers are left out.
+A template that is made for the miniature is asked for a clip, and runs as it is.
 """
 
 import argparse
@@ -90,9 +91,12 @@ CARDS = {
     "Ovi_15_All_nodes_picture": Card(
         [FACE.format("red", "ba ba ba", "low")], given="Ovi_02_Text_to_talking_video"
     ),
+    "Ovi_18_References_miniature": Card(
+        [FACE.format("yellow", "ba", "high"), "A face says <S>ba ba<E>. Audio: a voice."], seed=8
+    ),
 }
-# What the miniature cannot show, which knows no references, and what takes long and clips of one's
-# own. These cards are pictures of their graphs.
+# What the miniature cannot show, which knows no people, and what takes long and clips of one's own.
+# These cards are pictures of their graphs.
 NOT_SHOWN = ("Ovi_16_A_face_and_a_voice", "Ovi_17_Train_a_LoRA", "Ovi_19_Two_people")
 # Pixels.
 SIDE = 320
@@ -107,6 +111,9 @@ def with_miniature(prompt: dict, card: Card) -> dict:
     """Return an API-format workflow with the miniature for its loaders, and what a card asks."""
     prompt = copy.deepcopy(prompt)
     types = {name: node["class_type"] for name, node in prompt.items()}
+    if "OviMiniature" in types.values():
+        _ask(prompt, card)
+        return prompt
     instead = {
         (name, 0): ["miniature", LOADERS[kind]] for name, kind in types.items() if kind in LOADERS
     }
@@ -126,26 +133,31 @@ def with_miniature(prompt: dict, card: Card) -> dict:
             while isinstance(value, list) and tuple(value) in instead:
                 value = instead[tuple(value)]
             node["inputs"][name] = value
+    _ask(prompt, card)
     _set_widgets(prompt, card)
-    if "OviMiniature" not in types.values():
-        prompt["miniature"] = {"class_type": "OviMiniature", "inputs": {}}
+    prompt["miniature"] = {"class_type": "OviMiniature", "inputs": {}}
     gone = {*LOADERS, *LEFT_OUT, "OviImageSize", "UpscaleModelLoader"}
     return {name: node for name, node in prompt.items() if node["class_type"] not in gone}
 
 
-def _set_widgets(prompt: dict, card: Card) -> None:
+def _ask(prompt: dict, card: Card) -> None:
     shots = iter(card.prompts)
     for name in sorted(prompt, key=lambda name: [int(part) for part in name.split(":")]):
-        kind, inputs = prompt[name]["class_type"], prompt[name]["inputs"]
-        if kind == "OviTextEncode":
+        inputs = prompt[name]["inputs"]
+        if prompt[name]["class_type"] == "OviTextEncode":
             inputs["prompt"] = next(shots)
-        if kind in SET_ON:
+        inputs |= {key: card.seed for key in ("seed", "noise_seed") if key in inputs}
+
+
+def _set_widgets(prompt: dict, card: Card) -> None:
+    for node in prompt.values():
+        inputs = node["inputs"]
+        if node["class_type"] in SET_ON:
             inputs |= {
                 key: value
                 for key, value in (SETTINGS | {"width": card.side, "height": card.side}).items()
                 if key in inputs and not isinstance(inputs[key], list)
             }
-        inputs |= {key: card.seed for key in ("seed", "noise_seed") if key in inputs}
 
 
 def run(server: Server, base: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ custom sampler.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +80,15 @@ def without_fusion(parts: Parts) -> Parts:
         {name: ("set", (torch.zeros_like(weight),)) for name, weight in values.items()}
     )
     return Parts(model, parts.clip, parts.vae, parts.audio_vae)
+
+
+def with_lora(parts: Parts, file: Path) -> Parts:
+    """Return the parts with a LoRA on the model, as core's loader puts it there."""
+    import comfy.sd
+    import comfy.utils
+
+    lora = comfy.utils.load_torch_file(str(file))
+    return replace(parts, model=comfy.sd.load_lora_for_models(parts.model, None, lora, 1.0, 0.0)[0])
 
 
 def empty(parts: Parts, first_frame: Tensor | None = None) -> dict:

@@ -41,9 +41,9 @@ def scene_numbers(count: int) -> Tensor:
 
 
 @torch.no_grad()
-def encode_texts(file: Path) -> Texts:
+def encode_texts(file: Path, unsaid: tuple[str, ...] = ()) -> Texts:
     """Return every caption of training, and what stands in for it at times, as the text encoder's
-    file gives them.
+    file gives them; unsaid: as Scene.caption has it.
     """
     clip = load_text_encoder(file)
 
@@ -51,7 +51,9 @@ def encode_texts(file: Path) -> Texts:
         tokens = clip.tokenize(text, disable_weights=True)
         return clip.encode_from_tokens_scheduled(tokens)[0][0][0].float()
 
-    captions = [[encode(scene.caption(form)) for form in (0, 1)] for scene in TRAINING_SCENES]
+    captions = [
+        [encode(scene.caption(form, unsaid)) for form in (0, 1)] for scene in TRAINING_SCENES
+    ]
     others = [encode(text) for text in ("", VIDEO_NEGATIVE, AUDIO_NEGATIVE)]
     every = [*(text for pair in captions for text in pair), *others]
     # One more than the longest needs, so that each has padding.

@@ -108,5 +108,20 @@ class TowersSettings:
     )
 
 
+@dataclass(frozen=True)
+class ReferencesSettings:
+    """A LoRA by which the twin DiT reads references."""
+
+    rank: int = 32
+    clips: int = 1620
+    each: int = 64  # references of a thing with a colour, or a pitch
+    dropped: float = 0.15  # share of each that is zeros, for guidance
+    cut: float = 0.75  # share of the pictures that are cut to the thing
+    schedules: Schedules = (
+        Schedule(steps=1197, batch=32, rate=2e-3, decay=0.0, ema=0.99),
+        Schedule(steps=1300, batch=32, rate=2e-3, decay=0.0, ema=0.99, seed=1_000_000),
+    )
+
+
 VIDEO_VAE, AUDIO_VAE, VOCODER = VideoVAESettings(), AudioVAESettings(), VocoderSettings()
-TEXT, TOWERS = TextSettings(), TowersSettings()
+TEXT, TOWERS, REFERENCES = TextSettings(), TowersSettings(), ReferencesSettings()

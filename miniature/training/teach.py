@@ -122,17 +122,6 @@ def with_shift(model):
     return ModelSamplingSD3().patch(model, SHIFT)[0]
 
 
-def with_lora(parts: generate.Parts, kept: Path, steps: int) -> generate.Parts:
-    """Return the parts with the trained LoRA on the model, as core's loader puts it there."""
-    import comfy.sd
-    import comfy.utils
-    from comfyui_ovi.ovi_model.train import state
-
-    lora = comfy.utils.load_torch_file(str(kept / state.LORA.format(steps)))
-    model, _ = comfy.sd.load_lora_for_models(parts.model, None, lora, 1.0, 0.0)
-    return dataclasses.replace(parts, model=model)
-
-
 @dataclasses.dataclass(frozen=True)
 class Seen:
     """A verdict, and the hue of the thing in degrees, None without one."""
@@ -224,7 +213,10 @@ HEADER = (
 def judge_all(parts: generate.Parts, folder: Path, trained: str, steps: int, count: int) -> str:
     """Return the table of what the LoRA makes; its verdicts are kept as they come."""
     lines = [HEADER]
-    taught = with_lora(parts, folder / "ovi_training" / trained, steps)
+    from comfyui_ovi.ovi_model.train import state
+
+    kept = folder / "ovi_training" / trained
+    taught = generate.with_lora(parts, kept / state.LORA.format(steps))
     ways: dict[str, tuple[generate.Parts, str]] = {
         "orange, with the LoRA": (taught, "orange"),
         "old world, with the LoRA": (taught, "old"),

@@ -123,9 +123,16 @@ class Noised:
 class Batch:
     video: Noised
     audio: Noised
+    chosen: Tensor  # [B], the clips' numbers
 
 
-def draw(latents: Latents, texts: Texts, size: int, generator: torch.Generator) -> Batch:
+def draw(
+    latents: Latents,
+    texts: Texts,
+    size: int,
+    generator: torch.Generator,
+    first_frame: float = TOWERS.first_frame,
+) -> Batch:
     """Draw clips and captions, with one noise level for both streams; at times a clean first frame
     or no caption.
     """
@@ -146,7 +153,7 @@ def draw(latents: Latents, texts: Texts, size: int, generator: torch.Generator) 
 
     clips = latents.video[chosen].float(), latents.audio[chosen].float()
     levels = [sigma.view(-1, 1).expand(-1, clips[0].shape[2]).clone(), sigma.view(-1, 1)]
-    levels[0][share(TOWERS.first_frame), 0] = 0.0
+    levels[0][share(first_frame), 0] = 0.0
     streams = []
     for clip, level, instead in zip(clips, levels, texts.negatives, strict=True):
         noise = torch.randn(clip.shape, generator=generator)
@@ -154,7 +161,7 @@ def draw(latents: Latents, texts: Texts, size: int, generator: torch.Generator) 
         streams.append(
             Noised(clip + amount * (noise - clip), noise - clip, 1000 * level, read(instead))
         )
-    return Batch(*streams)
+    return Batch(*streams, chosen)
 
 
 def reads_padding(*texts: Tensor) -> dict:

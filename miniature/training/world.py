@@ -53,10 +53,18 @@ class Scene:
     count: int
     pitch: str
 
-    def caption(self, form: int = 0) -> str:
+    def caption(self, form: int = 0, unsaid: tuple[str, ...] = ()) -> str:
         """Return one of two wordings, in the form Ovi 1.1 reads: speech in <S>...<E>, the sound
         last.
+
+        unsaid: of "colour" and "pitch", whose words are left out.
         """
+        caption = self._say(form)
+        for name in unsaid:
+            caption = caption.replace(f" {getattr(self, name)}", "")
+        return caption
+
+    def _say(self, form: int) -> str:
         if self.thing == "face":
             speech = " ".join([SYLLABLE] * self.count)
             seen = (

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.sd
+import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
@@ -22,10 +23,16 @@ MODEL = "diffusion_models/ovi_miniature.safetensors"
 TEXT_ENCODER = "text_encoders/umt5_miniature.safetensors"
 VIDEO_VAE = "vae/wan22_miniature.safetensors"
 AUDIO_VAE = "vae/mmaudio_miniature.safetensors"
+REFERENCES_LORA = "loras/ovi_miniature_references.safetensors"
 SIDE, FRAMES = 64, 37  # pixels and frames of its training
 # Pixels of a picture. One of 960 x 960 takes a processor minutes for a step, and shows nothing.
 MOST_PIXELS = 512 * 512
 KEY = "ovi_miniature"
+
+
+def list_lora() -> None:
+    """Have every LoRA loader list the LoRA by which the miniature reads references."""
+    folder_paths.add_model_folder_path("loras", str((FOLDER / REFERENCES_LORA).parent))
 
 
 def load_miniature(

@@ -11,8 +11,14 @@ from pathlib import Path
 from ..config import VARIANTS
 
 OVI, DREAMID, HALLO = "Ovi", "DreamID-Omni", "Hallo-Live"
+MINIATURE = "the miniature"  # which a LoRA beside it teaches references
 # What a file's name holds, in lower case, and the release it is then of.
-NAMES = {r"dreamid": DREAMID, r"hallo": HALLO, r"(?<![a-z])ovi(?![a-z])": OVI}
+NAMES = {
+    r"dreamid": DREAMID,
+    r"hallo": HALLO,
+    r"ovi_miniature": MINIATURE,
+    r"(?<![a-z])ovi(?![a-z])": OVI,
+}
 
 
 def file_of(patcher) -> str | None:

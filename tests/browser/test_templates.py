@@ -22,7 +22,11 @@ NEEDS_ENCODER = (
     "Ovi_17_Train_a_LoRA",
     "Ovi_19_Two_people",
 )
-MINIATURE = ("Ovi_01_Miniature_no_download", "Ovi_13_All_nodes_miniature")
+MINIATURE = (
+    "Ovi_01_Miniature_no_download",
+    "Ovi_13_All_nodes_miniature",
+    "Ovi_18_References_miniature",
+)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS])

@@ -20,6 +20,8 @@ SMALL_FILES = {
     ("OviLoraLoader", "lora_name"): "ovi_small_lora.safetensors",
     ("UpscaleModelLoader", "model_name"): "small_2x.safetensors",
 }
+# What comes with the extension, which is small as it is.
+SHIPPED = {path.name for path in (Path(__file__).parents[2] / "miniature").rglob("*.safetensors")}
 SIZE = {"width": 128, "height": 96}
 SCRIPT = Path(__file__).with_name("make_small_checkpoints.py")
 
@@ -37,13 +39,13 @@ def write_small_files(comfyui: Path, models: Path) -> None:
 
 def with_small_files(prompt: dict) -> dict:
     """Return a copy of an API-format workflow that loads the small files; nothing but the files it
-    names changes.
+    names changes, of which those of the miniature stay.
     """
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
         for name in node["inputs"]:
             small = SMALL_FILES.get((node["class_type"], name))
-            if small:
+            if small and node["inputs"][name] not in SHIPPED:
                 node["inputs"][name] = small
     return prompt
 

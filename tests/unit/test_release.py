@@ -14,6 +14,7 @@ RELEASES = {
     "dreamid_omni.bf16.safetensors": "DreamID-Omni",
     "DreamID-Omni on Ovi.safetensors": "DreamID-Omni",
     "hallolive_dit.pt": "Hallo-Live",
+    "ovi_miniature.safetensors": "the miniature",
     "movie.safetensors": None,
     "mine.safetensors": None,
 }
