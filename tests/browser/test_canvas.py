@@ -126,6 +126,7 @@ MENDED = [
     "A man says \u201cHello there\u201d. Audio: rain",
     "<S>One<E> and she answers 'two three'. Audio: rain",
     "She waits. " * 180 + "<S>Hello<E> Audio: rain",
+    'He says "<S>One<E>" and answers "two three". Audio: rain',
 ]
 SHOWN_PICTURES = """names => {
     const shown = [...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0)

@@ -95,14 +95,15 @@ function mendSound(text) {
   return { says: "Nothing is said of the sound", mended: `${text.trimEnd()}\n\n${QUIET}` }
 }
 
-// Quoted words: any where nothing is tagged as speech, else those after a word like "says".
+// Quoted words: any where nothing is tagged as speech, else those after a word like "says" that hold no tagged speech.
 function mendQuotes(text) {
   const picture = withoutSpeech(text).slice(0, soundStart(text) ?? undefined)
   const hasSpeech = text.search(SPEECH) >= 0
   for (const match of picture.matchAll(QUOTED)) {
     const before = picture.slice(Math.max(0, match.index - LETTERS_BEFORE), match.index)
-    if (hasSpeech && !SPOKEN.test(before)) continue
     const end = match.index + match[0].length
+    const isTagged = text.slice(match.index, end).includes("<S>")
+    if (hasSpeech && (isTagged || !SPOKEN.test(before))) continue
     const mended = `${text.slice(0, match.index)}<S>${match[0].slice(1, -1)}<E>${text.slice(end)}`
     return { says: `${match[0]} is not spoken: quotes are read as letters`, mended }
   }
