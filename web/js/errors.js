@@ -4,7 +4,8 @@
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 
-const FOLDER = new URL(import.meta.url).pathname.split("/").at(-3) // of this extension, as errors name it
+// Of this extension, as errors name it.
+const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))
 const MILLISECONDS = 500 // in which a page that shows the words does so
 const SHOWN_MILLISECONDS = 20_000
 const ENOUGH = 40 // letters, by which words are found again though the page cuts them
@@ -31,7 +32,7 @@ function tellRefusals() {
     try {
       return await queuePrompt.apply(this, request)
     } catch (error) {
-      for (const { class_type, errors } of Object.values(error.response?.node_errors ?? {})) {
+      for (const { class_type, errors } of Object.values(error?.response?.node_errors ?? {})) {
         if (!class_type.startsWith("Ovi")) continue
         const refused = errors.filter(({ type }) => type === "custom_validation_failed")
         for (const words of new Set(refused.map(({ details }) => details.replace(/^\w+ - /, "")))) tell(class_type, words)
