@@ -26,10 +26,11 @@ async def _leave_out(request: web.Request, handler) -> web.StreamResponse:
     missing = find_missing(FOLDER / "subgraphs", sys.modules["nodes"].NODE_CLASS_MAPPINGS)
     blueprints = json.loads(response.text)
     for key, blueprint in list(blueprints.items()):
-        is_ours = blueprint["info"].get("node_pack") == f"custom_nodes.{FOLDER.name}"
+        is_ours = blueprint.get("info", {}).get("node_pack") == f"custom_nodes.{FOLDER.name}"
         if is_ours and blueprint["name"] in missing:
             del blueprints[key]
-    return web.json_response(blueprints)
+    response.text = json.dumps(blueprints)
+    return response
 
 
 def find_missing(folder: Path, known: dict[str, type]) -> set[str]:
