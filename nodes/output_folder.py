@@ -1,6 +1,7 @@
 """Where nodes save: the next free number in ComfyUI's output folder, and the workflow inside."""
 
 import json
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from comfy_api.latest import io, ui
 
 from ..ovi_model.save.containers import Container
 from ..ovi_model.save.mux import Clip, write_clip
+
+# ComfyUI empties its temp folder when it starts, while pages may still ask for what was there.
+THIS_START = secrets.token_hex(3)
 
 
 def next_file(
@@ -39,6 +43,7 @@ def write_for_page(
     """
     height, width = clip.frames.shape[1:3]
     kind = io.FolderType.temp
+    prefix = f"{prefix}_{THIS_START}"
     first, subfolder = next_file(prefix, (width, height), container.suffix, kind, "clip to play")
     path = write_clip(first, clip, container, quality, {}, on_frame)
     return ui.SavedResult(path.name, subfolder, kind)

@@ -21,15 +21,19 @@ def install() -> None:
 @web.middleware
 async def _leave_out(request: web.Request, handler) -> web.StreamResponse:
     response = await handler(request)
-    if request.path.removeprefix("/api") != "/global_subgraphs" or response.status != 200:
+    is_list = request.path.removeprefix("/api") == "/global_subgraphs" and response.status == 200
+    if not is_list or not isinstance(response, web.Response) or response.body is None:
+        return response
+    if "Content-Encoding" in response.headers:  # packed by who came before
         return response
     missing = find_missing(FOLDER / "subgraphs", sys.modules["nodes"].NODE_CLASS_MAPPINGS)
     blueprints = json.loads(response.text)
     for key, blueprint in list(blueprints.items()):
-        is_ours = blueprint["info"].get("node_pack") == f"custom_nodes.{FOLDER.name}"
+        is_ours = (blueprint.get("info") or {}).get("node_pack") == f"custom_nodes.{FOLDER.name}"
         if is_ours and blueprint["name"] in missing:
             del blueprints[key]
-    return web.json_response(blueprints)
+    response.text = json.dumps(blueprints)
+    return response
 
 
 def find_missing(folder: Path, known: dict[str, type]) -> set[str]:

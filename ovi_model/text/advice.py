@@ -7,7 +7,7 @@ import re
 from .people import advise_on_people, names_people
 from .prompt import CLOSING_MISTAKES, SPEECH, TAGS, place_of
 
-LETTERS_BEFORE = 60  # quoted words, in which a word like "says" is looked for
+_LETTERS_BEFORE = 60  # quoted words, in which a word like "says" is looked for
 
 LIKE_A_TAG = re.compile(r"<\s*/?\s*(?:S|E|AUDCAP|ENDAUDCAP)\s*>", re.IGNORECASE)
 LIKE_A_NAME = re.compile(r"(?<!\w)audio\s*[:\uff1a]", re.IGNORECASE)
@@ -20,6 +20,12 @@ SPOKEN = re.compile(
     r"\b(?:says?|said|saying|asks?|asked|asking|answers?|answered|repl(?:y|ies|ied)|tells?|told|"
     r"whispers?|whispered|whispering|shouts?|shouted|shouting|yells?|yelled|cries|cried|sings?|"
     r"sang|singing|speaks?|spoke|speaking|calls?|called|exclaims?|mutters?|murmurs?)\b[^.<>]{0,40}$"
+)
+
+# Quoted words that are seen: on a sign, or as a name.
+_WRITTEN = re.compile(
+    r"\b(?:reads?|reading|signs?|posters?|screens?|titled?|label(?:s|l?ed)?|written|writing|named|"
+    r"words?|letters?|logo|caption)\b[^.<>]{0,20}$"
 )
 
 
@@ -60,13 +66,27 @@ def _about_sound(prompt: str) -> list[str]:
     return ["It says nothing of the sound: end it with 'Audio: ...'."]
 
 
-def _about_speech(prompt: str) -> list[str]:
-    """Quoted words: any where nothing is tagged as speech, else those after a word like 'says'."""
+def find_untagged_speech(prompt: str) -> re.Match | None:
+    """Return the first quoted words that may be spoken: where nothing is tagged as speech any but
+    those on a sign, else those after a word like 'says'. None if they hold tagged speech.
+    """
     picture = without_speech(prompt)[: find_sound(prompt)]
     has_speech = SPEECH.search(prompt)
     for match in QUOTED.finditer(picture):
-        before = picture[max(0, match.start() - LETTERS_BEFORE) : match.start()]
-        if not has_speech or SPOKEN.search(before):
-            place = place_of(prompt, match.start())
-            return [f"If {match[0]} {place} is spoken, write <S>{match[0][1:-1]}<E>."]
-    return []
+        before = picture[max(0, match.start() - _LETTERS_BEFORE) : match.start()]
+        is_tagged = SPEECH.search(prompt, *match.span())
+        if has_speech:
+            is_spoken = SPOKEN.search(before) and not is_tagged
+        else:
+            is_spoken = not _WRITTEN.search(before)
+        if is_spoken:
+            return match
+    return None
+
+
+def _about_speech(prompt: str) -> list[str]:
+    match = find_untagged_speech(prompt)
+    if match is None:
+        return []
+    place = place_of(prompt, match.start())
+    return [f"If {match[0]} {place} is spoken, write <S>{match[0][1:-1]}<E>."]

@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 
 from .advice import (
-    LETTERS_BEFORE,
     LIKE_A_NAME,
     LIKE_A_TAG,
     QUOTED,
     SPOKEN,
     find_sound,
+    find_untagged_speech,
     without_speech,
 )
 from .people import names_people
-from .prompt import CLOSING_MISTAKES, PAIRS, SPEECH, write_sound
+from .prompt import CLOSING_MISTAKES, PAIRS, write_sound
 
 QUIET = "Audio: quiet room tone."
 MOST_WORDS = 350  # English takes the 512 tokens that are read with about so many
@@ -27,6 +27,11 @@ _REASONING = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL)
 _MARKS = re.compile(r"^[ \t]*(?:```\w*|#+\s)|\*\*|__", re.MULTILINE)
 _MARKS_OF_BLOCKS = re.compile(r"^[ \t]*```\w*", re.MULTILINE)
 _PREFACE = re.compile(r"\A(?:prompt[ \t]*:|(?!audio\b)[^\n<>]{1,80}:[ \t]*\n)", re.IGNORECASE)
+_BEGINS_SPEECH = re.compile(r'\s*["\u201c<]')
+# What is left of a heading over the sound.
+_HEADING = re.compile(r"^[ \t]*(?:(?:audio|sounds?)[ \t]*$|sounds?[ \t]*:)", re.I | re.MULTILINE)
+_CLOSING_REMARK = re.compile(r"\n[ \t]*-{3,}[ \t]*\n.*\Z", re.DOTALL)
+MOST_LETTERS = 20_000  # of an answer; a prompt has a tenth of that
 
 
 def mend_answer(answer: str) -> str:
@@ -34,10 +39,16 @@ def mend_answer(answer: str) -> str:
 
     Raises ValueError if there is none, or for times of its parts, which nothing mends.
     """
+    if len(answer) > MOST_LETTERS:
+        raise ValueError(
+            f"The text has {len(answer)} letters, and a prompt has at most {MOST_LETTERS}: give "
+            "'Generate Text' less max_length, or connect another text."
+        )
     # Prompts that name people have headings of their own in **.
     marks = _MARKS_OF_BLOCKS if names_people(answer) else _MARKS
     bare = marks.sub("", _REASONING.sub("", answer)).strip()
-    bare = _PREFACE.sub("", bare).strip()
+    bare = _CLOSING_REMARK.sub("", bare)
+    bare = _without_preface(_HEADING.sub("Audio:", bare))
     if not bare:
         raise ValueError(
             f"The text holds no prompt: {answer.strip()[:60]!r}. Write the idea in other words, "
@@ -45,20 +56,34 @@ def mend_answer(answer: str) -> str:
             "have used it up."
         )
     mended = mend_prompt(_without_quotes_around(bare))
-    return write_sound(mended, "as written")
+    return write_sound(mended.strip(), "as written")
 
 
 def mend_prompt(prompt: str) -> str:
     """Return a prompt of which nothing is left to mend."""
     steps = (_mend_tags, _mend_closing, _mend_name, _mend_sound, _mend_quotes, _mend_length)
-    while mended := next(filter(None, (step(prompt) for step in steps)), None):
+    mended: str | None = prompt
+    while mended is not None:
         prompt = mended
+        found = (step(prompt) for step in steps)
+        mended = next((mend for mend in found if mend is not None), None)
     return prompt
 
 
+def _without_preface(answer: str) -> str:
+    """A line such as 'She says:' before speech is none."""
+    match = _PREFACE.match(answer)
+    if match is None:
+        return answer
+    is_picture = "prompt" not in match[0].lower() and SPOKEN.search(match[0])
+    if is_picture and _BEGINS_SPEECH.match(answer, match.end()):
+        return answer
+    return answer[match.end() :].strip()
+
+
 def _without_quotes_around(prompt: str) -> str:
-    match = QUOTED.fullmatch(prompt)
-    return prompt[1:-1].strip() if match else prompt
+    match = QUOTED.match(prompt)
+    return prompt[1:-1].strip() if match and match.end() == len(prompt) else prompt
 
 
 def _mend_tags(prompt: str) -> str | None:
@@ -105,15 +130,10 @@ def _mend_sound(prompt: str) -> str | None:
 
 
 def _mend_quotes(prompt: str) -> str | None:
-    """Quoted words: any where nothing is tagged as speech, else those after a word like 'says'."""
-    picture = without_speech(prompt)[: find_sound(prompt)]
-    has_speech = SPEECH.search(prompt)
-    for match in QUOTED.finditer(picture):
-        before = picture[max(0, match.start() - LETTERS_BEFORE) : match.start()]
-        if not has_speech or SPOKEN.search(before):
-            spoken = f"<S>{match[0][1:-1]}<E>"
-            return prompt[: match.start()] + spoken + prompt[match.end() :]
-    return None
+    match = find_untagged_speech(prompt)
+    if match is None:
+        return None
+    return f"{prompt[: match.start()]}<S>{match[0][1:-1]}<E>{prompt[match.end() :]}"
 
 
 def _mend_length(prompt: str) -> str | None:
@@ -121,7 +141,8 @@ def _mend_length(prompt: str) -> str | None:
     none with a tag.
     """
     over = len(prompt.split()) - MOST_WORDS
-    start = find_sound(prompt) or len(prompt)
+    sound = find_sound(prompt)
+    start = len(prompt) if sound is None else sound
     sentences = re.findall(r"[^.!?\n]*[.!?\n]+\s*|[^.!?\n]+$", prompt[:start])
     if over <= 0:
         return None

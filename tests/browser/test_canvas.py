@@ -97,6 +97,24 @@ FILM_SO_FAR = """[...document.querySelectorAll('video')]
     .find(video => video.currentSrc.includes('so_far'))"""
 LANGUAGE = "name => app.ui.settings.setSettingValueAsync('Comfy.Locale', name)"
 PALETTE = "name => app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', name)"
+# Returns how often they are looked at anew when they are copied, which makes nodes of no graph.
+COPY_ALL = """() => {
+    const { setInterval } = window
+    let count = 0
+    window.setInterval = (...given) => {
+        if (new Error().stack.includes('/watch.js')) count++
+        return setInterval(...given)
+    }
+    app.canvas.selectItems(app.graph.nodes)
+    app.canvas.copyToClipboard()
+    const copied = count
+    for (const node of [...app.graph.nodes]) {
+        app.graph.remove(node)
+        app.graph.add(node)
+    }
+    window.setInterval = setInterval
+    return [copied, count]
+}"""
 # Of letters and what is behind them, by the rule of WCAG 2; where several lie on one another, the
 # nearest that is not transparent.
 CONTRASTS = """() => {
@@ -126,7 +144,9 @@ MENDED = [
     "A cat sleeps",
     "A man says \u201cHello there\u201d. Audio: rain",
     "<S>One<E> and she answers 'two three'. Audio: rain",
+    "A sign that reads 'OPEN'. He says 'come in'. Audio: rain",
     "She waits. " * 180 + "<S>Hello<E> Audio: rain",
+    'He says "<S>One<E>" and answers "two three". Audio: rain',
 ]
 SHOWN_PICTURES = """names => {
     const shown = [...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0)
@@ -240,6 +260,13 @@ def test_a_film_plays_on_while_it_is_made(page):
     page.set_widgets({"length": 69, "steps": 4, "cfg": 1, "audio_cfg": 1})
     page.press_run()
     page.wait_until(f"{FILM_SO_FAR}?.duration > 1.8 && {FILM_SO_FAR}.currentTime > 21 / 24")
+    assert page.problems == []
+
+
+def test_only_nodes_of_a_graph_are_looked_at(page):
+    for node in ("OviPreview", "OviStreamingSampler"):
+        page.page.evaluate(ADD, node)
+    assert page.page.evaluate(COPY_ALL) == [0, 2]
     assert page.problems == []
 
 

@@ -77,6 +77,20 @@ def test_each_clip_can_be_played_and_the_pictures_are_told_as_ever(runtime, clip
         assert found.sound is not None
 
 
+def test_a_clip_has_no_name_that_one_before_the_last_start_had(runtime, clips, monkeypatch):
+    module = sys.modules[f"{runtime.package.__name__}.nodes.output_folder"]
+    folder = Path(runtime.folder_paths.get_temp_directory())
+    names = []
+    for start in ("earlier", "later"):
+        monkeypatch.setattr(module, "THIS_START", start)
+        result = runtime.run(clips | {"2": preview(["1", 0], ["1", 1])})
+        names += [entry["filename"] for entry in result.outputs["2"]["ovi_clips"]]
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        clips["1"]["inputs"] = {"start": start}  # run again
+    assert len(set(names)) == 4
+
+
 def test_a_clip_that_cannot_be_played_is_a_picture(runtime, clips, monkeypatch, caplog):
     module = sys.modules[f"{runtime.package.__name__}.nodes.preview"]
 

@@ -2,10 +2,14 @@
 and that it is offered where it can run.
 """
 
+import asyncio
 import json
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from comfy_server import REPOSITORY
+from comfyui_ovi.ovi_model import blueprints
 from comfyui_ovi.ovi_model.blueprints import find_missing
 from comfyui_ovi.ovi_model.text.prompt import check_prompt
 
@@ -110,3 +114,20 @@ def test_it_is_offered_where_the_core_has_its_nodes(runtime):
     assert (find_missing(FOLDER, known) == set()) == ("TextGenerate" in known)
     without = {name: node for name, node in known.items() if name != "TextGenerate"}
     assert find_missing(FOLDER, without) == {NAME}
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("path", ["/global_subgraphs", "/api/global_subgraphs"])
+def test_what_is_not_ours_stays_in_the_list_and_so_does_all_else_of_the_answer(monkeypatch, path):
+    monkeypatch.setattr("nodes.NODE_CLASS_MAPPINGS", {})
+    ours = {"name": NAME, "info": {"node_pack": f"custom_nodes.{blueprints.FOLDER.name}"}}
+    others = {"a": {"name": NAME, "info": {"node_pack": "custom_nodes.other"}}, "b": {"name": "x"}}
+
+    async def answer(_request):
+        return web.json_response({"c": ours, **others}, headers={"Cache-Control": "no-store"})
+
+    request = make_mocked_request("GET", path)
+    response = asyncio.run(blueprints._leave_out(request, answer))
+    assert json.loads(response.text) == others
+    assert response.content_type == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"

@@ -19,6 +19,13 @@ ANSWERS = {
     GOOD.replace("<S>", "<s>").replace("<E>", "</s>"): GOOD,
     GOOD.replace("<S>", '"').replace("<E>", '"'): GOOD,
     GOOD.replace("Audio:", "audio :"): GOOD,
+    GOOD.replace("Audio: ", "### Audio\n"): GOOD.replace("Audio: ", "Audio:\n"),
+    GOOD.replace("<S>", '"<S>').replace("<E>", '<E>"'): GOOD.replace("<S>", '"<S>').replace(
+        "<E>", '<E>"'
+    ),
+    GOOD.replace(" <S>", ":\n<S>").replace("says,", "says"): GOOD.replace(" <S>", ":\n<S>").replace(
+        "says,", "says"
+    ),
     GOOD.replace("<E> Close-up.", ""): "A man on a pier says, <S>Hello there.<E>\n\nAudio: a deep "
     "voice, waves.",
     GOOD.replace("<S>Hello there.", "Hello there."): GOOD.replace("<S>", "").replace("<E>", ""),
@@ -28,6 +35,10 @@ ANSWERS = {
     "<sub1>. <sub1> says <S>hi<E>",
     "```\n<img1>: he, identified as <sub1>.\n**Scene**: a quay\n```": "<img1>: he, identified as "
     "<sub1>.\n**Scene**: a quay",
+    'A sign that reads "OPEN". Audio: rain': 'A sign that reads "OPEN". Audio: rain',
+    "A dog.\n\n### Sound\nTwo barks.": "A dog.\n\nAudio:\nTwo barks.",
+    "A dog.\nSound: two barks.": "A dog.\nAudio: two barks.",
+    f"{GOOD}\n\n---\nLet me know if you want another!": GOOD,
     '"A dog barks at a gate. Audio: two barks."': "A dog barks at a gate. Audio: two barks.",
 }
 
@@ -41,6 +52,27 @@ def test_an_answer_is_mended_to_the_prompt_it_means(answer, prompt):
     assert mend_answer(mended) == mended
 
 
+def test_speech_that_quotes_hold_is_not_lost():
+    mended = mend_answer('He says, "Oh <S>hello<E>", and "bye." Audio: waves.')
+    assert mended == 'He says, "Oh <S>hello<E>", and <S>bye.<E> Audio: waves.'
+
+
+def test_what_is_said_on_the_first_line_is_no_preface():
+    assert mend_answer('A man says:\n"Hi."\nAudio: a voice.') == (
+        "A man says:\n<S>Hi.<E>\nAudio: a voice."
+    )
+    assert mend_answer('The prompt you asked for:\n"A dog. Audio: a bark."') == (
+        "A dog. Audio: a bark."
+    )
+    between = "'Come in,' says a man, 'and sit down.' Audio: a voice."
+    assert mend_answer(between).count("<S>") == 2
+
+
+def test_a_sound_that_begins_the_prompt_is_not_cut():
+    prompt = "Audio: " + "rain falls. " * 200
+    assert mend_answer(prompt) == prompt.strip()
+
+
 def test_of_a_long_answer_the_picture_is_cut_and_the_speech_and_sound_stay():
     long = "A man says <S>Hello.<E> " + "The sea is grey. " * 120 + "Audio: waves."
     mended = mend_answer(long)
@@ -52,7 +84,9 @@ def test_of_a_long_answer_the_picture_is_cut_and_the_speech_and_sound_stay():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
+        ("a " * 10_001, "has 20002 letters"),
         ("", "holds no prompt: ''"),
+        ("</s>", "The prompt is empty"),
         ("<think>Let me see, a man", "a model that thinks may have used it up"),
         ("0-2 s: a cat sleeps; 2-5 s: it jumps.", "no times in it"),
         ("<S>one <AUDCAP>two<E> three<ENDAUDCAP>", "stands across"),

@@ -36,5 +36,5 @@ app.registerExtension({
 })
 
 function add(lists, ours) {
-  for (const [type, names] of Object.entries(ours)) lists[type] = [...new Set([...(lists[type] ?? []), ...names])]
+  for (const [type, names] of Object.entries(ours)) lists[type] = [...new Set([lists[type] ?? [], names].flat())]
 }

@@ -4,7 +4,8 @@
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
 
-const FOLDER = new URL(import.meta.url).pathname.split("/").at(-3) // of this extension, as errors name it
+// Of this extension, as errors name it.
+const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3))
 const MILLISECONDS = 500 // in which a page that shows the words does so
 const SHOWN_MILLISECONDS = 20_000
 const ENOUGH = 40 // letters, by which words are found again though the page cuts them
@@ -24,17 +25,19 @@ function isOurs({ node_type, traceback }) {
   return node_type.startsWith("Ovi") || raisedIn.includes(`/${FOLDER}/`) || raisedIn.includes(`\\${FOLDER}\\`)
 }
 
-// What is refused before a run is known only to who asked for the run. ComfyUI says it of every input that was looked at.
+// What is refused before a run is known only to who asked for the run. ComfyUI says it of every input that was looked
+// at.
 function tellRefusals() {
   const queuePrompt = api.queuePrompt
   api.queuePrompt = async function (...request) {
     try {
       return await queuePrompt.apply(this, request)
     } catch (error) {
-      for (const { class_type, errors } of Object.values(error.response?.node_errors ?? {})) {
+      for (const { class_type, errors } of Object.values(error?.response?.node_errors ?? {})) {
         if (!class_type.startsWith("Ovi")) continue
         const refused = errors.filter(({ type }) => type === "custom_validation_failed")
-        for (const words of new Set(refused.map(({ details }) => details.replace(/^\w+ - /, "")))) tell(class_type, words)
+        const words = refused.map(({ details }) => details.replace(/^\w+ - /, ""))
+        for (const sentence of new Set(words)) tell(class_type, sentence)
       }
       throw error
     }

@@ -2,6 +2,7 @@
 // block is there. The page would show each as a film of its own, at its beginning.
 
 import { app } from "../../../scripts/app.js"
+import { watch } from "./watch.js"
 
 const MILLISECONDS = 100 // between two looks at the film
 
@@ -12,14 +13,15 @@ app.registerExtension({
   },
 })
 
-// Without sound until somebody turns it on; not at all for those who asked for less motion, nor once somebody stopped it.
+// Without sound until somebody turns it on; not at all for those who asked for less motion, nor once somebody stopped
+// it.
 function playOn(node) {
   let seen = "" // address of the film so far
   let seconds = 0 // of it
   let place = 0 // in it, in seconds
   let muted = true
   let stopped = window.matchMedia("(prefers-reduced-motion: reduce)").matches
-  const timer = setInterval(() => {
+  const look = () => {
     const video = videoOf(node)
     if (!video || video.readyState < HTMLMediaElement.HAVE_METADATA) return
     if (video.currentSrc !== seen) {
@@ -33,12 +35,8 @@ function playOn(node) {
       muted = video.muted
       stopped = video.paused && !video.ended && !video.seeking
     }
-  }, MILLISECONDS)
-  const { onRemoved } = node
-  node.onRemoved = function (...given) {
-    clearInterval(timer)
-    return onRemoved?.apply(this, given)
   }
+  watch(node, look, MILLISECONDS)
 }
 
 // On the canvas the page has it in a widget, in Nodes 2.0 in the node.

@@ -4,6 +4,7 @@
 
 import { api } from "../../../scripts/api.js"
 import { app } from "../../../scripts/app.js"
+import { watch } from "./watch.js"
 import { say } from "./words.js"
 
 const MILLISECONDS = 150 // between two looks at what the node made
@@ -68,18 +69,17 @@ function addPlayer(node) {
   }
   // Pages differ in what they call when a node has run, or a workflow is opened with what it made, so it is looked at.
   let shown = "[]"
-  const timer = setInterval(() => {
-    const clips = clipsOf(node)
+  const show = (clips) => {
     const now = JSON.stringify(clips)
     if (now === shown) return
     shown = now
     ratio = 0
     element.replaceChildren(...(clips.length ? makeParts(clips, fit) : []))
-  }, MILLISECONDS)
+  }
+  watch(node, () => show(clipsOf(node)), MILLISECONDS)
   const { onRemoved } = node
   node.onRemoved = function (...given) {
-    clearInterval(timer)
-    element.replaceChildren()
+    show([])
     return onRemoved?.apply(this, given)
   }
 }

@@ -6,6 +6,7 @@ import { app } from "../../../scripts/app.js"
 import { EXAMPLES, VOICES } from "./prompt_examples.js"
 import { findMends, PEOPLE } from "./prompt_mends.js"
 import { placeSpeech, readPrompt, speakingSeconds } from "./prompt_parts.js"
+import { watch } from "./watch.js"
 import { say, spokenLanguage } from "./words.js"
 
 const FRAMES_A_SECOND = 24
@@ -63,11 +64,16 @@ app.registerExtension({
 
 // A blueprint's node has what it shows of the nodes inside when it is on the canvas. It keeps its size.
 function whenPlaced(node, then) {
-  const timer = setInterval(() => {
-    if (!node.graph) return
-    clearInterval(timer)
-    then()
-  }, MILLISECONDS)
+  let isDone = false
+  const end = watch(
+    node,
+    () => {
+      end()
+      if (!isDone) then()
+      isDone = true
+    },
+    MILLISECONDS,
+  )
 }
 
 function readInside(host) {
@@ -91,13 +97,11 @@ function addReading(node, encoder, host = null) {
   })
   widget.serialize = false
   keepWidth(widget)
-  const sizes = new ResizeObserver(() => leaveOut(element))
-  sizes.observe(element)
+  new ResizeObserver(() => leaveOut(element)).observe(element)
 
   // Front ends differ in what they call when a text is typed, pasted, loaded or undone, so the text is looked at.
   let shown = null
   const look = () => {
-    if (!node.graph) return // it is made, but not on the canvas yet
     const field = fieldOf(encoder, "prompt", host)
     const text = field ? String(field.value ?? "") : null // null: it comes from another node
     const seconds = clipSeconds(encoder, host)
@@ -105,13 +109,7 @@ function addReading(node, encoder, host = null) {
     if (now !== shown) show(element, text, seconds, (mended) => write(field, mended))
     shown = now
   }
-  const timer = setInterval(look, MILLISECONDS)
-  const { onRemoved } = node
-  node.onRemoved = function (...given) {
-    clearInterval(timer)
-    sizes.disconnect()
-    return onRemoved?.apply(this, given)
-  }
+  watch(node, look, MILLISECONDS)
   return node
 }
 

@@ -26,6 +26,12 @@ const VERBS = [
   "sings?|sang|singing|speaks?|spoke|speaking|calls?|called|exclaims?|mutters?|murmurs?",
 ]
 const SPOKEN = new RegExp(`\\b(?:${VERBS.join("|")})\\b[^.<>]{0,40}$`)
+// Quoted words that are seen: on a sign, or as a name.
+const SEEN = [
+  "reads?|reading|signs?|posters?|screens?|titled?|label(?:s|l?ed)?|written|writing|named",
+  "words?|letters?|logo|caption",
+]
+const WRITTEN = new RegExp(`\\b(?:${SEEN.join("|")})\\b[^.<>]{0,20}$`)
 export const PEOPLE = /<(?:img|sub)\d+>/ // a prompt of Ovi References has a form of its own
 const LETTERS_BEFORE = 60 // quoted words, in which a word like "says" is looked for
 const QUIET = "Audio: quiet room tone."
@@ -98,14 +104,16 @@ function mendSound(text) {
   return { says: say("Nothing is said of the sound"), mended: `${text.trimEnd()}\n\n${QUIET}` }
 }
 
-// Quoted words: any where nothing is tagged as speech, else those after a word like "says".
+// Quoted words: where nothing is tagged as speech any but those on a sign, else those after a word like "says" that
+// hold no tagged speech.
 function mendQuotes(text) {
   const picture = withoutSpeech(text).slice(0, soundStart(text) ?? undefined)
   const hasSpeech = text.search(SPEECH) >= 0
   for (const match of picture.matchAll(QUOTED)) {
     const before = picture.slice(Math.max(0, match.index - LETTERS_BEFORE), match.index)
-    if (hasSpeech && !SPOKEN.test(before)) continue
     const end = match.index + match[0].length
+    const isTagged = text.slice(match.index, end).includes("<S>")
+    if (hasSpeech ? isTagged || !SPOKEN.test(before) : WRITTEN.test(before)) continue
     const mended = `${text.slice(0, match.index)}<S>${match[0].slice(1, -1)}<E>${text.slice(end)}`
     return { says: say("%quoted% is not spoken: quotes are read as letters", { quoted: match[0] }), mended }
   }
