@@ -59,9 +59,8 @@ WIRE_BLUEPRINT = """() => {
             loader.widgets[0].value = file
             loader.connect(0, blueprint, input(blueprint, name))
         }
-    if (input(blueprint, 'images') >= 0)
-        for (const [type, name] of [['EmptyImage', 'images'], ['EmptyAudio', 'audio']])
-            add(type).connect(0, blueprint, input(blueprint, name))
+    for (const [type, name] of [['EmptyImage', 'images'], ['EmptyAudio', 'audio']])
+        if (input(blueprint, name) >= 0) add(type).connect(0, blueprint, input(blueprint, name))
 }"""
 FILM = {"width": 64, "height": 64, "batch_size": 13, "duration": 13 / 24}
 SET_ON_BLUEPRINT = """values => {

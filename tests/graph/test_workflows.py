@@ -67,7 +67,7 @@ FEW = [
     "Ovi_01_Miniature_no_download",
     "Ovi_02_Text_to_talking_video",
     "Ovi_03_Picture_to_talking_video",
-    *(RECORDING, SOUND, SHOTS, FEW_STEPS, TWO_PASS, UPSCALE, LORA, PERSON, TWO_PEOPLE),
+    *(RECORDING, SOUND, SHOTS, FEW_STEPS, TWO_PASS, UPSCALE, LORA, PERSON, REFERENCES, TWO_PEOPLE),
 ]
 ALL_NODES = [name for name in NAMES if name not in FEW]
 TWICE_AS_LARGE = (LORA, TWO_PASS, UPSCALE)
@@ -101,13 +101,6 @@ SMALL = {
 }
 FRAMES = {SHOTS: 25 + 2 * 12}
 GROUPS = ["1 Load", "2 Describe", "3 Sample", "4 Decode and save"]
-REFERENCES_GROUPS = [
-    "1 Load",
-    "2 A picture and a voice",
-    "3 Describe",
-    "4 Sample",
-    "5 Decode and save",
-]
 TRAINING_GROUPS = ["1 Load", "2 Clips", "3 Train", "4 Try it"]
 READS_PICTURES = ("LoadImage", "LoadVideo", "OviContinue", "OviTrainingClips")
 
@@ -206,7 +199,7 @@ def every_node(workflow):
 
 
 def test_all_are_there():
-    all_nodes = [TEXT, IMAGE, SIMPLE, CARDS, MINIATURE, TRAINING, REFERENCES]
+    all_nodes = [TEXT, IMAGE, SIMPLE, CARDS, MINIATURE, TRAINING]
     assert sorted(NAMES) == sorted([*FEW, *all_nodes])
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
 
@@ -468,8 +461,7 @@ def test_nodes_stand_apart_and_in_groups(name):
         group["title"]
         for group in sorted(workflow["groups"], key=lambda group: group["bounding"][0])
     ]
-    own = {TRAINING: TRAINING_GROUPS, REFERENCES: REFERENCES_GROUPS}
-    assert titles == own.get(name, GROUPS)
+    assert titles == (TRAINING_GROUPS if name == TRAINING else GROUPS)
 
 
 @pytest.mark.parametrize("name", FEW)
