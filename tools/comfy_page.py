@@ -39,6 +39,7 @@ BETWEEN_CLICKS_MS = 20
 PUT_DOWN = (30, -6)
 # For how long a gesture may take to show; the last is the longest, since one that is made while
 # the one before is still on its way can undo it.
+LONGEST_CLICK_MS = 20_000  # on what may be gone by then
 ATTEMPTS_MS = [PATIENCE_MS // 2**n for n in range(7, 0, -1)]
 
 IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes
@@ -271,8 +272,8 @@ class ComfyPage:
     def open_template(self, name: str) -> None:
         """Open a workflow of this extension from the template browser, on an empty canvas."""
         card = self.open_cards().get_by_test_id(f"template-workflow-{name}")
-        card.click()
-        self.wait_until(IS_OPEN, name)
+        card.wait_for()
+        self._until(IS_OPEN, lambda: _click_if_there(card), name)
         card.wait_for(state="hidden")
         self.page.evaluate(FIT_TO_VIEW)
 
@@ -333,6 +334,12 @@ class ComfyPage:
             noise in message.text for noise in BLOCKED_REQUESTS + NEWER_PAGE
         ):
             self.problems.append(message.text)
+
+
+def _click_if_there(place: Locator) -> None:
+    with suppress(PlaywrightTimeout):
+        if place.is_visible():
+            place.click(timeout=LONGEST_CLICK_MS)
 
 
 def _only_from(host: str):

@@ -348,10 +348,10 @@ def test_the_ruler_speaks_the_language_of_the_page(page):
     page.page.evaluate(LANGUAGE, "fr")
     try:
         page.page.get_by_text("Pas de parole.").wait_for()
+        assert page.problems == []
     finally:
         page.page.evaluate(LANGUAGE, "en")
-    page.page.get_by_text("No speech.").wait_for()
-    assert page.problems == []
+        page.open_link("Ovi_01_Miniature_no_download")  # opened anew, all of it is English
 
 
 def test_what_is_wrong_with_a_prompt_is_mended_by_a_click(page):
