@@ -37,9 +37,9 @@ BETWEEN_CLICKS_MS = 20
 # Pixels from the double-click to the click that puts the node down: on its title, yet too far away
 # to begin another double-click at the same place.
 PUT_DOWN = (30, -6)
+LONGEST_CLICK_MS = 20_000  # on what may be gone by then
 # For how long a gesture may take to show; the last is the longest, since one that is made while
 # the one before is still on its way can undo it.
-LONGEST_CLICK_MS = 20_000  # on what may be gone by then
 ATTEMPTS_MS = [PATIENCE_MS // 2**n for n in range(7, 0, -1)]
 
 IS_READY = """() => window.app?.vueAppReady && window.app.graph?.nodes
