@@ -9,9 +9,10 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
-from ..ovi_model.save.containers import Container
+from ..ovi_model.save.containers import FOR_PAGE
 from ..ovi_model.save.mux import Clip, write_clip
 
+QUALITY = 60  # of what a page plays, 0 to 100
 # ComfyUI empties its temp folder when it starts, while pages may still ask for what was there.
 THIS_START = secrets.token_hex(3)
 
@@ -34,18 +35,16 @@ def next_file(
     return Path(folder, f"{name}_{max(counter, 1):05}_{suffix}"), subfolder
 
 
-def write_for_page(
-    prefix: str, clip: Clip, container: Container, quality: int, on_frame: Callable[[], None]
-) -> ui.SavedResult:
-    """Write a clip where files do not stay, and return how the page is told of it.
+def write_for_page(prefix: str, clip: Clip, on_frame: Callable[[], None]) -> ui.SavedResult:
+    """Write a clip small, where files do not stay, and return how the page is told of it.
 
     on_frame: called after each frame, and may stop the work.
     """
     height, width = clip.frames.shape[1:3]
     kind = io.FolderType.temp
     prefix = f"{prefix}_{THIS_START}"
-    first, subfolder = next_file(prefix, (width, height), container.suffix, kind, "clip to play")
-    path = write_clip(first, clip, container, quality, {}, on_frame)
+    first, subfolder = next_file(prefix, (width, height), FOR_PAGE.suffix, kind, "clip to play")
+    path = write_clip(first, clip, FOR_PAGE, QUALITY, {}, on_frame)
     return ui.SavedResult(path.name, subfolder, kind)
 
 

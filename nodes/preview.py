@@ -23,12 +23,10 @@ from ..ovi_model.preview.contact_sheet import (
     frames_on_sheet,
 )
 from ..ovi_model.preview.speech import find_speech
-from ..ovi_model.save.containers import FOR_PAGE
 from ..ovi_model.save.mux import Clip, split_clips
 from .output_folder import write_for_page
 
 MAX_SPANS = 8  # of speech in the title
-QUALITY = 60  # of what the page plays, 0 to 100
 PLAYED = "ovi_clips"  # beside "images", in what pages and clients are told
 
 
@@ -114,9 +112,7 @@ def _write_clips(
 def _write_clip(clip: Clip, on_part: Callable[[float], None]) -> dict[str, object]:
     """The file as any page knows it, its seconds, and where they begin and end on the sheet."""
     frames = itertools.count(1)
-    saved = write_for_page(
-        "Ovi_preview", clip, FOR_PAGE, QUALITY, lambda: on_part(next(frames) / len(clip.frames))
-    )
+    saved = write_for_page("Ovi_preview", clip, lambda: on_part(next(frames) / len(clip.frames)))
     return {**saved, "seconds": float(len(clip.frames) / clip.frame_rate), "axis": TIME_AXIS}
 
 

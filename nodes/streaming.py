@@ -12,12 +12,10 @@ from ..ovi_model.load.video_vae import check_video_vae
 from ..ovi_model.preview.film_so_far import Player
 from ..ovi_model.sample.streaming import sample_streaming
 from ..ovi_model.sample.streaming_memory import KEEP
-from ..ovi_model.save.containers import CONTAINERS
 from ..ovi_model.save.mux import Clip
 from .output_folder import write_for_page
 
 NODE = "Ovi Streaming Sampler"
-QUALITY = 60  # of the film so far, 0 to 100
 
 
 class OviStreamingSampler(io.ComfyNode):
@@ -105,7 +103,7 @@ def _show(node: str | None, clip: Clip) -> None:
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is None or node is None:
         return
-    saved = write_for_page("Ovi_so_far", clip, CONTAINERS["mp4"], QUALITY, lambda: None)
+    saved = write_for_page("Ovi_so_far", clip, lambda: None)
     shown = ui.PreviewVideo([saved]).as_dict()
     prompt = getattr(server, "last_prompt_id", None)
     message = {"node": node, "display_node": node, "output": shown, "prompt_id": prompt}

@@ -117,6 +117,17 @@ class Server:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def flags_of_page(folder: Path | None) -> list[str]:
+    """Return the flags for a page's static folder, if it is not the one that ComfyUI comes with;
+    raises ServerError if there is none in it.
+    """
+    if folder is None:
+        return []
+    if not (folder / "index.html").is_file():
+        raise ServerError(f"{folder} holds no page: there is no index.html in it")
+    return ["--front-end-root", str(folder.resolve())]
+
+
 def validation_text(answer: dict) -> str:
     """Return one line per fault in ComfyUI's answer to a workflow it did not accept as it is."""
     error = answer.get("error") or {}

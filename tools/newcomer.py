@@ -17,7 +17,7 @@ from pathlib import Path
 
 from browser import NoBrowserError, find_chromium
 from comfy_page import MADE_VIDEO, PATIENCE_MS, ComfyPage, open_page
-from comfy_server import ServerError, running_server
+from comfy_server import ServerError, flags_of_page, running_server
 
 TEMPLATE = "Ovi_01_Miniature_no_download"
 RUN_ICON = "linear-run-button-icon"  # of an app
@@ -144,11 +144,9 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="static folder of another page")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
-    if arguments.page and not (arguments.page / "index.html").is_file():
-        parser.error(f"--page {arguments.page}: there is no index.html in it")
-    flags = ["--front-end-root", str(arguments.page.resolve())] if arguments.page else []
     print("| way | presses | keys | seconds to Run | seconds to a clip |\n|---|---|---|---|---|")
     try:
+        flags = flags_of_page(arguments.page)
         for way in arguments.ways:
             found = measure(arguments.comfyui.resolve(), find_chromium(), flags, way)
             numbers = f"{found.presses} | {found.keys} | {found.to_run:.0f} | {found.to_clip:.0f}"

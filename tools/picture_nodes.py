@@ -185,9 +185,7 @@ WIDGETS = {
     "value": 0.0,
 }
 OTHER_WIDGETS = {"OviMiniature": {"prompt": "A red face says <S>ba ba<E>. Audio: a low voice."}}
-NO_BADGES = (
-    """app.ui.settings.setSettingValueAsync('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')"""
-)
+NO_BADGES = "app.ui.settings.setSettingValueAsync('Comfy.NodeBadge.NodeSourceBadgeMode', 'None')"
 # Puts the nodes one below the other, in the order in which they run: the one that is pictured
 # whole, the others as their titles. Returns how much room they take.
 ARRANGE = """async ([pictured, links, corner, gap, wide]) => {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from browser import NoBrowserError, find_chromium
 from comfy_page import ComfyPage, open_page
-from comfy_server import REPOSITORY, ServerError, running_server
+from comfy_server import REPOSITORY, ServerError, flags_of_page, running_server
 from PIL import Image
 
 SIZE = {"width": 1600, "height": 900}
@@ -32,7 +32,8 @@ SCROLL = """() => [...document.querySelectorAll('[data-testid^=template-workflow
     .at(-1).scrollIntoView({ block: 'end' })"""
 ALL_LOADED = """[...document.querySelectorAll('[data-testid^=template-workflow-] img')]
     .every(image => image.complete)"""
-HAS_FAILED = "Boolean(app.lastNodeErrors || app.lastExecutionError)"
+# A run that was accepted leaves an empty list of faults.
+HAS_FAILED = "Object.keys(app.lastNodeErrors ?? {}).length > 0 || Boolean(app.lastExecutionError)"
 PROMPTS = {
     "good": "A woman on a pier says <S>The tide is coming in.<E> Audio: waves, a gull cries.",
     "late": "A man says <S>" + "word " * 40 + "<E> Audio: rain",
@@ -138,11 +139,9 @@ def main() -> int:
     parser.add_argument("--page", type=Path, help="static folder of another page")
     parser.add_argument("--only", nargs="+", choices=TAKES, default=list(TAKES))
     arguments = parser.parse_args()
-    if arguments.page and not (arguments.page / "index.html").is_file():
-        parser.error(f"--page {arguments.page}: there is no index.html in it")
-    flags = ["--front-end-root", str(arguments.page.resolve())] if arguments.page else []
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
+        flags = flags_of_page(arguments.page)
         with tempfile.TemporaryDirectory() as base:
             make_files(Path(base))
             with (

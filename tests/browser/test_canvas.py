@@ -15,6 +15,7 @@ from comfyui_ovi.ovi_model.text.prompt import check_prompt
 from miniature_on_canvas import LEAVE_SIZE, LOAD_MINIATURE
 from newcomer import LINKS
 from newcomer import NODES as BY_HAND
+from picture_screens import PALETTE
 from workflow_files import WORKFLOWS
 
 pytestmark = pytest.mark.browser
@@ -95,7 +96,6 @@ SAMPLE_IN_BLOCKS = """() => {
 FILM_SO_FAR = """[...document.querySelectorAll('video')]
     .find(video => video.currentSrc.includes('so_far'))"""
 LANGUAGE = "name => app.ui.settings.setSettingValueAsync('Comfy.Locale', name)"
-PALETTE = "name => app.ui.settings.setSettingValueAsync('Comfy.ColorPalette', name)"
 # Returns how often they are looked at anew when they are copied, which makes nodes of no graph.
 COPY_ALL = """() => {
     const { setInterval } = window
@@ -263,9 +263,9 @@ def test_a_film_plays_on_while_it_is_made(page):
 
 
 def test_only_nodes_of_a_graph_are_looked_at(page):
-    for node in ("OviPreview", "OviStreamingSampler"):
+    for node in ("OviPreview", "OviStreamingSampler", "OviTextEncode"):
         page.page.evaluate(ADD, node)
-    assert page.page.evaluate(COPY_ALL) == [0, 2]
+    assert page.page.evaluate(COPY_ALL) == [0, 3]
     assert page.problems == []
 
 
