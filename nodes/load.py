@@ -30,8 +30,7 @@ class OviModelLoader(io.ComfyNode):
                 io.Combo.Input(
                     "model",
                     options=files,
-                    tooltip="Ovi file in models/diffusion_models: model_960x960.safetensors, or "
-                    "the video file of two.",
+                    tooltip="Ovi file in models/diffusion_models, or the video file of two.",
                 ),
                 io.Combo.Input(
                     "audio_model",
@@ -184,15 +183,15 @@ class OviAudioVAELoader(io.ComfyNode):
                 io.Combo.Input(
                     "vae",
                     options=files,
-                    tooltip="MMAudio's 16 kHz VAE in models/vae: v1-16.pth, or one file that holds "
-                    "VAE and vocoder.",
+                    tooltip="MMAudio's 16 kHz VAE in models/vae: mmaudio_vae_16k or v1-16, or one "
+                    "file that holds VAE and vocoder.",
                 ),
                 io.Combo.Input(
                     "vocoder",
                     options=[SAME_FILE, *files],
                     default=SAME_FILE,
-                    tooltip="BigVGAN, 16 kHz, in models/vae: best_netG.pt. Leave it if the VAE "
-                    "file holds it too.",
+                    tooltip="BigVGAN, 16 kHz, in models/vae: mmaudio_vocoder_bigvgan or best_netG. "
+                    "Leave it if the VAE file holds it too.",
                 ),
             ],
             outputs=[

@@ -168,19 +168,21 @@ WIRINGS = {
         "OviTrainLora.loss_map > LossGraphNode.loss",
     ],
 }
+AUDIO_VAE = "mmaudio_vae_16k_fp32.safetensors"
+VOCODER = "mmaudio_vocoder_bigvgan_best_netG_fp32.safetensors"
 # What the lists of the loaders show: files of these names lie in the folders, empty.
 FILES = {
-    "diffusion_models": ["model_960x960.safetensors"],
+    "diffusion_models": ["Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors"],
     "loras": ["my_voice.safetensors"],
     "text_encoders": ["umt5_xxl_fp8_e4m3fn_scaled.safetensors"],
-    "vae": ["best_netG.pt", "v1-16.pth", "wan2.2_vae.safetensors"],
+    "vae": [AUDIO_VAE, VOCODER, "wan2.2_vae.safetensors"],
 }
 LATENT, RECORDING = "pier_00001_.safetensors", "recording.wav"  # in the input folder
 WIDGETS = {
     "prompt": "A woman on a pier says <S>The tide is coming in.<E> Audio: waves, a gull cries.",
     "vae_name": "wan2.2_vae.safetensors",
-    "vae": "v1-16.pth",
-    "vocoder": "best_netG.pt",
+    "vae": AUDIO_VAE,
+    "vocoder": VOCODER,
     "cfg": 4.0,
     "value": 0.0,
 }

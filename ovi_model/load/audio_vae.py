@@ -24,8 +24,8 @@ FFT_SIZE = 1024
 HOP_SIZE = 256
 HIGHEST_FREQUENCY = 8000
 
-RIGHT_VAE = "v1-16.pth"
-RIGHT_VOCODER = "best_netG.pt"
+RIGHT_VAE = "mmaudio_vae_16k_fp32.safetensors or v1-16.pth"
+RIGHT_VOCODER = "mmaudio_vocoder_bigvgan_best_netG_fp32.safetensors or best_netG.pt"
 
 # Leading parts of a name that only say where the file came from.
 WRAPPERS = ("module", "generator", "vae", "vocoder")

@@ -551,7 +551,9 @@ def test_the_prompt_writer_is_offered_where_comfyui_can_write(served, page):
 
 def test_a_file_that_is_missing_is_offered(page):
     text = TEXTS["Ovi_14_All_nodes_text"]
-    text = text.replace("model_960x960.safetensors", "absent.safetensors")
+    text = text.replace(
+        "Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors", "absent.safetensors"
+    )
     page.load(json.loads(text), "absent")
     page.page.get_by_text("Missing Models").or_(page.page.get_by_text("View details")).first.click()
     page.page.locator("span, button").get_by_text("absent.safetensors").first.wait_for()

@@ -179,17 +179,21 @@ class TestWrongFiles:
     @pytest.mark.parametrize(
         ("vae", "vocoder", "message"),
         [
-            (VAE, None, f"{VAE} holds the audio VAE only. Also choose its vocoder, best_netG.pt"),
+            (
+                VAE,
+                None,
+                f"{VAE} holds the audio VAE only. Also choose its vocoder, mmaudio_vocoder",
+            ),
             (
                 VOCODER,
                 None,
-                f"vae {VOCODER} is a vocoder, not a VAE; choose MMAudio's 16 kHz VAE, v1-16.pth",
+                f"vae {VOCODER} is a vocoder, not a VAE; choose MMAudio's 16 kHz VAE, mmaudio_vae",
             ),
             (VOCODER, VAE, f"{VOCODER} is the vocoder and {VAE} the VAE: swap the two inputs"),
             (
                 MERGED,
                 VAE,
-                f"vocoder {VAE} is an audio VAE, not a BigVGAN vocoder such as best_netG.pt",
+                f"vocoder {VAE} is an audio VAE, not a BigVGAN vocoder such as mmaudio_vocoder",
             ),
             (VAE, "wan22_tiny_small.safetensors", "is something else, not a BigVGAN vocoder"),
             (
