@@ -1,6 +1,5 @@
 """Latents in files: kept after sampling, and taken up again."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ..ovi_model.core_facts import answer
+from ..ovi_model.file_digest import file_digest
 from ..ovi_model.save.file_name import check_prefix, with_name
 from ..ovi_model.save.latent_file import SUFFIX, pixels, read_latent, write_latent
 from .output_folder import next_file, workflow_tags
@@ -95,11 +95,7 @@ class OviLoadLatent(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str) -> str:
         """Return what changes with the content, so that another file of that name is read."""
-        with _path_of(file).open("rb") as content:
-            digest = hashlib.sha256()
-            while block := content.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_digest(_path_of(file)).hex()
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

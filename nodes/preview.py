@@ -31,7 +31,7 @@ PLAYED = "ovi_clips"  # beside "images", in what pages and clients are told
 
 
 class OviPreview(io.ComfyNode):
-    """Frames and their sound to a contact sheet, frames_on_sheet in the node."""
+    """Frames and their sound to a contact sheet, shown in the node."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -5,7 +5,7 @@ solvers.
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import advanced, search_aliases
+from ..ovi_model.core_facts import advanced, choose, search_aliases
 from ..ovi_model.sample import guidance
 from ..ovi_model.sample.attention_kernel import KERNELS, choose_attention
 from ..ovi_model.sample.solver import SOLVERS, shifted_sigmas
@@ -214,6 +214,7 @@ class OviScheduler(io.ComfyNode):
         cls, steps: int, shift: float, denoise: float, solver: str = "unipc"
     ) -> io.NodeOutput:
         """Return steps + 1 noise levels."""
+        choose("solver", solver, SOLVERS)
         return io.NodeOutput(shifted_sigmas(steps, shift, denoise, solver))
 
 
@@ -248,4 +249,4 @@ class OviSamplerUniPC(io.ComfyNode):
     @classmethod
     def execute(cls, solver: str = "unipc") -> io.NodeOutput:
         """Return the sampler."""
-        return io.NodeOutput(comfy.samplers.KSAMPLER(SOLVERS[solver]))
+        return io.NodeOutput(comfy.samplers.KSAMPLER(choose("solver", solver, SOLVERS)))

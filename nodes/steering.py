@@ -1,10 +1,8 @@
 """Sound for a held picture, steered to what is seen."""
 
-import sys
-
 from comfy_api.latest import io
 
-from ..ovi_model.core_facts import advanced, search_aliases
+from ..ovi_model.core_facts import advanced, find_server, search_aliases
 from ..ovi_model.sample.steering import Steering, steer
 
 
@@ -77,6 +75,6 @@ class OviSteer(io.ComfyNode):
 
 def _show(text: str, node: str | None) -> None:
     """Show a text under a node of the page, if there is a server that has one."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = find_server()
     if server is not None and node is not None:
         server.send_progress_text(text, node)

@@ -1,12 +1,11 @@
 """A clip block by block, shown while it is made."""
 
 import functools
-import sys
 
 import comfy.samplers
 from comfy_api.latest import io, ui
 
-from ..ovi_model.core_facts import advanced, choose
+from ..ovi_model.core_facts import advanced, choose, find_server
 from ..ovi_model.load.audio_vae import is_audio_vae
 from ..ovi_model.load.video_vae import check_video_vae
 from ..ovi_model.preview.film_so_far import Player
@@ -100,7 +99,7 @@ def check_vaes(vae, audio_vae) -> None:
 
 def _show(node: str | None, clip: Clip) -> None:
     """Show a clip in a node of the page, by what ComfyUI sends when a node that shows one ends."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = find_server()
     if server is None or node is None:
         return
     saved = write_for_page("Ovi_so_far", clip, lambda: None)

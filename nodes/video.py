@@ -1,4 +1,4 @@
-"""Step 6: frames and sound become a video file, shown in the node and handed on as VIDEO."""
+"""Frames and sound become a video file, shown in the node and handed on as VIDEO."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ PREVIEW, PREVIEW_QUALITY = CONTAINERS["webm"], 50  # takes every picture size, a
 
 
 class OviSaveVideo(io.ComfyNode):
+    """Frames and their sound to one file."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -90,6 +92,7 @@ class OviSaveVideo(io.ComfyNode):
         quality,
         audio=None,
     ) -> io.NodeOutput:
+        """Write a file for each clip and show them; return the first as VIDEO."""
         check_prefix(filename_prefix)
         clips = split_clips(images, fps, audio)
         container = choose("format", format, CONTAINERS)

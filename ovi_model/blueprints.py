@@ -8,12 +8,14 @@ from pathlib import Path
 
 from aiohttp import web
 
+from . import core_facts
+
 FOLDER = Path(__file__).parents[1]  # not resolved: ComfyUI knows a link by its own name
 
 
 def install() -> None:
     """Look through the list before it is sent; without a server there is none."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = core_facts.find_server()
     if server is not None:
         server.app.middlewares.append(_leave_out)
 

@@ -65,12 +65,30 @@ def on_device(decode):
     """
 
     @functools.wraps(decode)
-    def decode_there(vae, *args):
+    def decode_there(vae, *args, **options):
         context = getattr(comfy.model_management, "cuda_device_context", nullcontext)
         with context(vae.device):
-            return decode(vae, *args)
+            return decode(vae, *args, **options)
 
     return decode_there
+
+
+def find_server():
+    """Return ComfyUI's server, or None where nodes run without one."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def compute_dtype(model) -> torch.dtype:
+    """Return the precision in which core's model computes."""
+    return model.manual_cast_dtype or model.get_dtype()
+
+
+def loaded_file(patcher) -> str | None:
+    """Return the name of the file a patcher was loaded from, where its loader keeps it: ours, and
+    core's newer ones.
+    """
+    _, arguments, *_ = getattr(patcher, "cached_patcher_init", None) or (None, ())
+    return next((Path(path).name for path in arguments if isinstance(path, str | Path)), None)
 
 
 def choose(name: str, value: str, choices: Mapping[str, T]) -> T:

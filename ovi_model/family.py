@@ -47,16 +47,35 @@ class OviBase(comfy.model_base.BaseModel):
     audio [B, 20, L].
     """
 
+    # Of the run that goes on, or went on last: the latent it started from, as it came; the mask;
+    # which frames are clean, [B, 1, F, 1, 1].
+    given: Tensor | None = None
+    denoise_mask: Tensor | None = None
+    clean_frames: Tensor | None = None
+
     def __init__(self, model_config, device=None):
         super().__init__(
             model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=OviModel
         )
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
         self.windows_are_anchored = False  # set by each step of context windows
-        self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
-        self.denoise_mask: Tensor | None = None  # of the run, set by extra_conds
-        self.given: Tensor | None = None  # the latent that a run starts from, as it came
         self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
+
+    @property
+    def current_patcher(self):
+        """The MODEL that runs; core sets it as a run begins, and takes it away as the run ends."""
+        return self._patcher
+
+    @current_patcher.setter
+    def current_patcher(self, patcher) -> None:
+        self._patcher = patcher
+        if patcher is not None:  # core hands over no latent of zeros: it must not find an old one
+            self.given = self.denoise_mask = self.clean_frames = None
+            return
+        # Asked for once more, for the output 'denoised_output', but not on the card.
+        self.given = None if self.given is None else self.given.cpu()
+        self.denoise_mask = None if self.denoise_mask is None else self.denoise_mask.cpu()
+        self.clean_frames = None
 
     def process_latent_in(self, latent):
         self.given = latent
@@ -100,7 +119,7 @@ class OviBase(comfy.model_base.BaseModel):
         texts = [conds.trim(text, config) for text in (cross_attn, audio_context)]
         is_embedded = device is not None and hooks is None and not torch.is_grad_enabled()
         if is_embedded:
-            dtype = self.manual_cast_dtype or self.get_dtype()
+            dtype = core_facts.compute_dtype(self)
             texts = self.diffusion_model.preprocess_text_embeds(
                 *(text.to(device, dtype) for text in texts)
             )
@@ -182,7 +201,7 @@ class OviBase(comfy.model_base.BaseModel):
         model, core = self.diffusion_model, comfy.model_management
         attention = core.xformers_enabled() or core.pytorch_attention_flash_attention()
         fused = memory.Fused(attention, fused_ops.FUSED_RMS_NORM and core.is_nvidia())
-        dtype = self.manual_cast_dtype or self.get_dtype()
+        dtype = core_facts.compute_dtype(self)
         copies = self.manual_cast_dtype is not None
         needed = memory.memory_required(
             model.config, model.audio_model.config, input_shape, dtype, copies, fused

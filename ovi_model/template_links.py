@@ -1,10 +1,11 @@
 """Keeps links to templates under their earlier names: `?template=ovi_miniature` still opens one."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
+
+from . import core_facts
 
 FOLDER = Path(__file__).parents[1]  # not resolved: ComfyUI knows a link by its own name
 # Earlier names, and what the templates are called now.
@@ -26,7 +27,7 @@ RENAMED = {
 
 def install() -> None:
     """Give the server a route for each earlier name; without a server there are no links."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = core_facts.find_server()
     if server is None:
         return
     for old, new in RENAMED.items():

@@ -90,7 +90,8 @@ def _share(own: list[int], steps: int, samples: int) -> Tensor:
     ramp = torch.linspace(0, 1, FADE + 2)[1:-1]
     edges = share.diff()
     for edge in (edges > 0).nonzero().flatten().tolist():
-        share[edge + 1 : edge + 1 + FADE] = ramp
+        rising = share[edge + 1 : edge + 1 + FADE]  # less where the clip ends before
+        rising.copy_(ramp[: len(rising)])
     for edge in (edges < 0).nonzero().flatten().tolist():
         share[edge + 1 - FADE : edge + 1] = ramp.flip(0)
     return share

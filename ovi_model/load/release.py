@@ -6,7 +6,6 @@ DreamID-Omni's and Hallo-Live's weights have Ovi's names and shapes: nothing els
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from ..config import VARIANTS
 
@@ -19,13 +18,6 @@ NAMES = {
     r"ovi_miniature": MINIATURE,
     r"(?<![a-z])ovi(?![a-z])": OVI,
 }
-
-
-def file_of(patcher) -> str | None:
-    """Return the name of a MODEL's file, where its loader keeps it: ours, and core's newer ones."""
-    _, arguments = getattr(patcher, "cached_patcher_init", None) or (None, ())
-    paths = [value for value in arguments if isinstance(value, str | Path)]
-    return Path(paths[0]).name if paths else None
 
 
 def release_of(file: str | None) -> str | None:

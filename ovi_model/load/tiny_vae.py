@@ -6,14 +6,13 @@ hands both what its large VAE would get when it decodes, and both what the model
 previews. The names of their files tell them apart, here as in lightx2v's own program.
 """
 
-from pathlib import Path
-
 import comfy.latent_formats
 import comfy.sd
 from comfy.taesd.taehv import TAEHV
 from torch import Tensor, nn
 
 from ..config import VIDEO_CHANNELS
+from ..core_facts import loaded_file
 from .state_dict import StateDict
 
 # How the names of the files begin, the one that ComfyUI's previews ask for first.
@@ -44,13 +43,7 @@ def in_its_scale(vae: comfy.sd.VAE, latent: Tensor) -> Tensor:
 
     Where ComfyUI does not keep which file a VAE is of (before 0.33), it stays as it is.
     """
-    name = _file_name(vae)
+    name = loaded_file(vae.patcher)
     if name is not None and takes_model_scale(name):
         return comfy.latent_formats.Wan22().process_in(latent)
     return latent
-
-
-def _file_name(vae: comfy.sd.VAE) -> str | None:
-    """The name of the file that ComfyUI would load the VAE from again."""
-    _, arguments, *_ = getattr(vae.patcher, "cached_patcher_init", None) or (None, ())
-    return next((Path(path).name for path in arguments if isinstance(path, (str, Path))), None)

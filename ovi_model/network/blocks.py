@@ -74,7 +74,7 @@ class Block(nn.Module):
         transformer_options: dict,
         partner: Block | None = None,
     ) -> Hidden:
-        """Run this block, and in lock step its partner of the other tower, over hidden states its.
+        """Run this block, and in lock step its partner of the other tower, on their hidden states.
 
         One forward for both, so that what holds a module's forward (checkpoints of training, a
         compiler, prefetched weights) holds the pair.

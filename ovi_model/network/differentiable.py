@@ -15,6 +15,7 @@ from functools import partial
 import comfy.ops
 import comfy.rmsnorm
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_input, conv3d_input
@@ -25,6 +26,11 @@ from ..core_facts import module_of
 
 # How core's layers are called: as modules, and past them, where the precision is asked for.
 ENTRIES = ("forward", "forward_comfy_cast_weights")
+
+
+def attend_with_gradient(_chosen, *args, **kwargs) -> Tensor:
+    """Attention for core's override: of its kernels, only PyTorch's is sure to have a gradient."""
+    return attention_pytorch(*args, **kwargs)
 
 
 # What is added to the output of a layer, by its input.

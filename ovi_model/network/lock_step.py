@@ -25,7 +25,7 @@ def run_blocks(
     transformer_options: dict,
     about: list[dict],
 ) -> Hidden:
-    """Run all pairs of blocks over the hidden states its.
+    """Run all pairs of blocks on the hidden states of the towers.
 
     about: for each tower, what patches between two blocks are told of the forward.
     """

@@ -55,13 +55,14 @@ def _is_chosen() -> bool:
 def _find_decoder() -> Path | None:
     """The tiny decoder that a user has; of several, the one that core would take."""
     found = [
-        (FILE_NAMES.index(known), Path(folder_paths.get_full_path(folder, name)))
+        (FILE_NAMES.index(known), path)
         for folder in FOLDERS
         for name in folder_paths.get_filename_list(folder)
         for known in FILE_NAMES
         if Path(name).name.lower().startswith(known)
+        and (path := folder_paths.get_full_path(folder, name))  # none where a link leads nowhere
     ]
-    return min(found, key=lambda entry: entry[0])[1] if found else None
+    return Path(min(found, key=lambda entry: entry[0])[1]) if found else None
 
 
 def _load(path: Path, latent_format) -> latent_preview.LatentPreviewer:

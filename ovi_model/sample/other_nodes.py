@@ -1,5 +1,5 @@
 """Nodes made for other models: what they ask of Ovi acts (`network/patches.py`), or is refused here
-in words, at the first step.
+in words, before each forward.
 """
 
 from __future__ import annotations

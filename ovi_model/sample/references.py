@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import AUDIO_CHANNELS, SAMPLE_RATE, SAMPLES_PER_STEP
+from ..core_facts import loaded_file
 from ..load import release
 from ..log import log
 
@@ -51,7 +52,7 @@ def reference_conds(latent_format, shapes, images=None, voices=None) -> dict:
 
 def say_if_untrained(patcher) -> None:
     """Warn if a MODEL's file says that it was not trained for references."""
-    file = release.file_of(patcher)
+    file = loaded_file(patcher)
     if release.release_of(file) in (release.OVI, release.HALLO):
         log.warning(
             "%s is %s by its name, which was not trained for references: they act as frames and "

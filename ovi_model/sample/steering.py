@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import comfy.model_management
 import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..core_facts import compute_dtype
 from ..log import log
-from ..network.differentiable import copied, differentiable
+from ..network.differentiable import attend_with_gradient, copied, differentiable
 from ..network.memory import gradient_memory_required
 from ..network.model import diffusion_model
 from .nested_latents import pack_masks
@@ -91,7 +91,7 @@ def _reserve_memory(
 def gradient_memory(model, shape: torch.Size) -> float:
     """Return the bytes of a forward and its gradient for a pack of this shape [B, 1, N]."""
     network = model.diffusion_model
-    dtype = model.manual_cast_dtype or model.get_dtype()
+    dtype = compute_dtype(model)
     configs = network.config, network.audio_model.config
     return model.memory_usage_factor * gradient_memory_required(*configs, shape, dtype)
 
@@ -226,7 +226,7 @@ class Run:
         """
         network = executor.class_obj.diffusion_model
         # Of kernels only this one is sure to have a gradient.
-        options = {**options, "optimized_attention_override": _attend}
+        options = {**options, "optimized_attention_override": attend_with_gradient}
         count = x.shape[0] // self.picture.shape[0]
         with torch.inference_mode(False), torch.enable_grad(), differentiable(network):
             x = x.clone().requires_grad_()
@@ -284,7 +284,3 @@ def draw_curve(values: list[float]) -> str:
     """Draw values as a row of bars, the highest full."""
     highest = max(values) or 1.0
     return "".join(BARS[round(value / highest * (len(BARS) - 1))] for value in values)
-
-
-def _attend(_chosen, *args, **kwargs) -> Tensor:
-    return attention_pytorch(*args, **kwargs)

@@ -19,7 +19,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..config import STREAMING_ROPE_SCALE, STREAMING_STEPS
+from ..config import SPATIAL_COMPRESSION, STREAMING_ROPE_SCALE, STREAMING_STEPS
 from ..core_facts import unpack_latents
 from ..log import log
 from ..network import past
@@ -66,9 +66,16 @@ def sample_streaming(
     """Return a clip [B, 1, N], packed, made block by block from noise [B, 1, N].
 
     sigmas: the levels of each block's steps, and 0. player: shows finished blocks, see
-    preview/film_so_far. Raises ValueError for a latent of which something is held, and for more
-    than one positive prompt.
+    preview/film_so_far. Raises ValueError for a latent of which something is held, for more than
+    one positive prompt, and for levels that do not end in 0.
     """
+    if len(sigmas) < 2:  # as core's samplers do
+        return x
+    if sigmas[-1] != 0:
+        raise ValueError(
+            "'Ovi Streaming Sampler' finishes each block before the next: its noise levels must "
+            f"end in 0, and these end in {float(sigmas[-1]):.3f}. Do not cut them off at their end."
+        )
     run = Run(model.inner_model, extra_args or {}, keep)
     video, audio = run.unpack(x)
     blocks = cut_blocks(video.shape[2], audio.shape[2], frames_per_block)
@@ -144,8 +151,8 @@ class Run:
             log.warning(
                 "Streaming was trained on 992 x 512 pixels and 117 frames; this clip is %d x %d "
                 "and has %d latent frames in place of %d.",
-                16 * width,
-                16 * height,
+                SPATIAL_COMPRESSION * width,
+                SPATIAL_COMPRESSION * height,
                 video.shape[2],
                 TRAINED_FRAMES,
             )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import comfy.model_management
 import torch
 
+from ..core_facts import compute_dtype
 from ..network import past
 
 # Where keys and values are kept, and in which precision (None: as computed).
@@ -28,7 +29,7 @@ def kept_frames(frames: int, frames_per_block: int) -> int:
 
 def cache_dtype(model, keep: str) -> torch.dtype:
     """Return the precision in which a model's keys and values are kept."""
-    return KEEP[keep][1] or model.manual_cast_dtype or model.get_dtype()
+    return KEEP[keep][1] or compute_dtype(model)
 
 
 def cache_bytes(model, shape: torch.Size, frames_per_block: int, keep: str) -> int:
@@ -38,7 +39,8 @@ def cache_bytes(model, shape: torch.Size, frames_per_block: int, keep: str) -> i
     """
     batch, _, frames, height, width = shape
     network, dtype = model.diffusion_model, cache_dtype(model, keep)
-    tokens = -(-height // 2) * -(-width // 2)
+    _, tall, wide = network.config.patch_size
+    tokens = -(-height // tall) * -(-width // wide)
     kept = kept_frames(frames, frames_per_block)
     return batch * past.bytes_of(kept, tokens, network.config.dim, len(network.blocks), dtype)
 

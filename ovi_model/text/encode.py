@@ -53,8 +53,9 @@ def _about_length(clip, prompt: str) -> list[str]:
     begin = find_sound(prompt)
     if begin is None:
         return []
-    (before,) = next(iter(_tokenize(clip, prompt[:begin]).values()))
-    is_lost = len(before) >= TEXT_LENGTH and before[-1][0] != PADDING
+    before, *more = next(iter(_tokenize(clip, prompt[:begin]).values()))
+    # umT5 has one list of tokens; what cuts a text in several is another encoder, refused later.
+    is_lost = not more and len(before) >= TEXT_LENGTH and before[-1][0] != PADDING
     return ["With it goes all of the sound: describe the picture in fewer words."] * is_lost
 
 

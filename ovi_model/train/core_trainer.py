@@ -16,11 +16,13 @@ import torch
 from comfy.nested_tensor import NestedTensor
 
 from ..config import AUDIO_CHANNELS, VIDEO_CHANNELS
+from ..core_facts import compute_dtype
 from ..latent.geometry import audio_steps
+from ..log import log
 from ..network.model import diffusion_model
 from .clips import read_clips
 from .error import mean_errors
-from .trainer import compute_dtype, weighed
+from .trainer import weighed
 
 KEY = "ovi_training_clips"  # in transformer_options, a tuple of Clip
 STAND_IN = 2  # latent frames, height and width
@@ -36,7 +38,9 @@ def find_trainer() -> ModuleType | None:
         return sys.modules.get(node.__module__)
     try:
         return importlib.import_module("comfy_extras.nodes_train")
-    except ImportError:
+    except Exception as error:  # noqa: BLE001
+        # Whatever keeps core's file from loading keeps no node of ours from it.
+        log.warning("ComfyUI's 'Train LoRA' cannot be read (%s); it stays as it is.", error)
         return None
 
 

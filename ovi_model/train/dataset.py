@@ -16,7 +16,14 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
-from ..config import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_STEP, TEMPORAL_COMPRESSION
+from ..config import (
+    FRAME_RATE,
+    SAMPLE_RATE,
+    SAMPLES_PER_STEP,
+    SPATIAL_COMPRESSION,
+    TEMPORAL_COMPRESSION,
+)
+from ..file_digest import file_digest
 from ..latent.geometry import audio_steps, latent_frames
 from ..latent.held_sound import rate_of
 from ..latent.latents import with_steps
@@ -71,7 +78,8 @@ class Dataset:
         sizes: dict[str, int] = {}
         for latent in self.latents:
             _, _, frames, height, width = latent["samples"].unbind()[0].shape
-            size = f"{16 * width} x {16 * height} x {(frames - 1) * TEMPORAL_COMPRESSION + 1}"
+            wide, tall = SPATIAL_COMPRESSION * width, SPATIAL_COMPRESSION * height
+            size = f"{wide} x {tall} x {(frames - 1) * TEMPORAL_COMPRESSION + 1}"
             sizes[size] = sizes.get(size, 0) + 1
         counts = ", ".join(f"{count} of {size}" for size, count in sorted(sizes.items()))
         first = f"{folder.name}: {len(self.latents)} clips ({counts})"
@@ -178,25 +186,33 @@ def _encode_once(
     """
     digest = hashlib.sha256(f"{of_vaes} {wanted.area} {wanted.length}".encode())
     for path in (source.picture, source.sound):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(file_digest(path))
     kept = folder / CACHE / f"{digest.hexdigest()[:32]}.safetensors"
-    if kept.is_file():
-        tensors = safetensors.torch.load(kept.read_bytes())
-        told = bytes(tensors["told"].tolist()).decode().splitlines()
-    else:
-        tensors, told = _encode(source, vae, audio_vae, wanted)
-        notes = torch.tensor(list("\n".join(told).encode()), dtype=torch.uint8)
-        _keep(kept, {**tensors, "told": notes})
-    return {"samples": NestedTensor([tensors["video"], tensors["audio"]])}, told
+    found = _read_kept(kept)
+    if found is None:
+        found = _encode(source, vae, audio_vae, wanted)
+        _keep(kept, *found)
+    streams, told = found
+    return {"samples": NestedTensor([streams["video"], streams["audio"]])}, told
 
 
-def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
+def _read_kept(path: Path) -> tuple[dict[str, Tensor], list[str]] | None:
+    """Return what the cache has of a clip, or None if it has nothing that can be read."""
+    try:
+        kept = safetensors.torch.load(path.read_bytes())
+        told = bytes(kept["told"].tolist()).decode().splitlines()
+        return {"video": kept["video"], "audio": kept["audio"]}, told
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+
+
+def _keep(path: Path, streams: dict[str, Tensor], told: list[str]) -> None:
     """Write a latent to the cache, which may be of no use: a folder that cannot be written."""
+    notes = torch.tensor(list("\n".join(told).encode()), dtype=torch.uint8)
     try:
         path.parent.mkdir(exist_ok=True)
         partial = path.with_suffix(".part")
-        partial.write_bytes(safetensors.torch.save(tensors))
+        partial.write_bytes(safetensors.torch.save({**streams, "told": notes}))
         partial.replace(path)
     except OSError as error:
         log.warning("%s: latents are not kept (%s)", path.parent, error.strerror)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from ..network.attention import extend
+from ..network.differentiable import attend_with_gradient
 from .clips import Clip
 
 TIMESTEPS = 1000
@@ -66,7 +66,7 @@ def mean_errors(
             [stream.latent.to(dtype) for stream in streams],
             [TIMESTEPS * stream.levels for stream in streams],
             *(stream.text.to(dtype) for stream in streams),
-            transformer_options={"optimized_attention_override": _attend},
+            transformer_options={"optimized_attention_override": attend_with_gradient},
         )
         errors = [stream.error(x, compare) for stream, x in zip(streams, made, strict=True)]
         sums = sums.to(device) + torch.stack(errors) * len(own)
@@ -118,8 +118,3 @@ def _as_long(texts: Sequence[Tensor]) -> Tensor:
 
 def _moved(stream: Noised, device: torch.device) -> Noised:
     return Noised(*(x.to(device) for x in vars(stream).values()))
-
-
-def _attend(_chosen, *args, **kwargs) -> Tensor:
-    # Of kernels only this one is sure to have a gradient.
-    return attention_pytorch(*args, **kwargs)

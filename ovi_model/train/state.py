@@ -71,7 +71,8 @@ def resume(folder: Path, training: Any, about: dict) -> None:
                 weight.copy_(file.get_tensor(name))
             training.optimizer.state[weight] = {
                 "step": torch.tensor(float(len(training.losses))),
-                **{moment: file.get_tensor(f"{name}.{moment}") for moment in MOMENTS},
+                # Copies: a view keeps the file mapped, and Windows replaces no such file.
+                **{moment: file.get_tensor(f"{name}.{moment}").clone() for moment in MOMENTS},
             }
     log.info("%s: the training goes on after step %d", folder.name, len(training.losses))
 

@@ -13,6 +13,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ..core_facts import compute_dtype
 from ..network.differentiable import differentiable
 from ..network.memory import gradient_memory_required
 from ..network.model import diffusion_model
@@ -128,11 +129,6 @@ def _memory(model, clips: Sequence[Clip], recipe: Recipe) -> float:
     count = sum(weight.numel() for weight in lora.parameters())
     pairs = WITH_LORA if recipe.recompute else max(WITH_LORA, OF_EVERY_PAIR * len(network.blocks))
     return pairs * gradient + 4 * 4 * count  # weight, gradient and two moments, in float32
-
-
-def compute_dtype(base) -> torch.dtype:
-    """Return in what precision core's model computes."""
-    return base.manual_cast_dtype or base.get_dtype()
 
 
 def _step(model, training: Training, clips: Sequence[Clip], recipe: Recipe, step: int) -> float:

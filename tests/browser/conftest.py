@@ -17,7 +17,7 @@ from browser import NoBrowserError, find_chromium
 from comfy_server import running_server
 from PIL import Image
 from recording import write_tone, write_training_clips, write_video
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_files import SMALL_FILES
 from workflow_files import files_asked
 
@@ -97,7 +97,10 @@ def name_as_released(models: Path) -> None:
         small = next(models.rglob(SMALL_FILES[entry]))
         for name in names:
             released = small.with_name(name)
-            if released.suffix == ".pth" and small.suffix == ".safetensors":
+            if released.suffix == small.suffix:
+                shutil.copy(small, released)
+            elif small.suffix == ".safetensors":
                 torch.save(load_file(small), released)
             else:
-                shutil.copy(small, released)
+                weights = torch.load(small, weights_only=True)
+                save_file(weights.get("generator", weights), released)

@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+from comfyui_ovi.ovi_model.core_facts import loaded_file
 from comfyui_ovi.ovi_model.load.diffusion_model import load_model
-from comfyui_ovi.ovi_model.load.release import file_of, release_of
+from comfyui_ovi.ovi_model.load.release import release_of
 from comfyui_ovi.ovi_model.sample import references
 
 RELEASES = {
@@ -27,12 +28,12 @@ def loaded(file):
 
 @pytest.mark.parametrize("file", RELEASES)
 def test_a_name_tells_a_release(file):
-    assert file_of(loaded(file)) == file
+    assert loaded_file(loaded(file)) == file
     assert release_of(file) == RELEASES[file]
 
 
 def test_a_model_without_a_file_tells_none():
-    assert file_of(SimpleNamespace()) is None
+    assert loaded_file(SimpleNamespace()) is None
     assert release_of(None) is None
 
 

@@ -1,5 +1,5 @@
 // What Ovi may read as something else than was meant, and the prompt as it is mended. The rules are those of
-// ovi_model/text/advice.py and ovi_model/text/prompt.py, which speak when the workflow runs.
+// ovi_model/text/advice.py and ovi_model/text/mends.py, which speak and mend when the workflow runs.
 
 import { say } from "./words.js"
 
