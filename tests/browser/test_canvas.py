@@ -576,3 +576,17 @@ def test_help_shows_its_pictures(page):
         SHOWN_PICTURES, ["OviPreview.jpg", "miniature_speaks.jpg", "miniature_plays.jpg"]
     )
     assert page.problems == []
+
+
+def test_help_speaks_the_language_of_the_page(page):
+    """After the help in English, which stays open."""
+    page.page.evaluate(LANGUAGE, "ja")
+    try:
+        page.clear()
+        page.page.evaluate(ADD, "OviLatent")
+        page.page.evaluate("app.canvas.selectNode(app.graph.nodes[0])")
+        page.page.get_by_text("よくある間違い").first.wait_for()
+        page.wait_until(SHOWN_PICTURES, ["OviLatent.jpg"])
+    finally:
+        page.page.evaluate(LANGUAGE, "en")
+    assert page.problems == []
