@@ -3,6 +3,7 @@ blueprints, read what went wrong.
 """
 
 import json
+import re
 
 import pytest
 from comfy_page import IS_WIRED
@@ -549,15 +550,20 @@ def test_the_prompt_writer_is_offered_where_comfyui_can_write(served, page):
     assert page.problems == []
 
 
-def test_a_file_that_is_missing_is_offered(page):
-    text = TEXTS["Ovi_14_All_nodes_text"]
-    text = text.replace(
-        "Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors", "absent.safetensors"
-    )
+@pytest.mark.parametrize("name", ["Ovi_02_Text_to_talking_video", "Ovi_14_All_nodes_text"])
+def test_every_file_that_is_missing_is_offered(page, name):
+    """Of all five; pages offer what is a safetensors file and has an address they trust."""
+    text = TEXTS[name]
+    files = set(re.findall(r'"name": "(.+\.safetensors)"', text))
+    assert len(files) == 5
+    for file in files:
+        text = text.replace(f'"{file}"', f'"absent_{file}"')
     page.load(json.loads(text), "absent")
     page.page.get_by_text("Missing Models").or_(page.page.get_by_text("View details")).first.click()
-    page.page.locator("span, button").get_by_text("absent.safetensors").first.wait_for()
-    page.page.get_by_role("button", name="Download").first.wait_for()
+    page.page.locator("span, button").get_by_text("absent_").nth(4).wait_for()
+    offered = page.page.get_by_role("button", name=re.compile("^Download(?! all)"))
+    offered.nth(4).wait_for()
+    assert offered.count() == 5
     assert page.problems == []
 
 

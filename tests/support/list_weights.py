@@ -99,7 +99,15 @@ CONVERSIONS = (
         "0",
         "97.0 % (92 to 99); 100 % (93 to 100); 100 % (93 to 100)",
     ),
-    Converted("fp8", "12.4", "8.00, 8.49", EVERY, "in full", "1.2 %", "not judged"),
+    Converted(
+        "fp8",
+        "12.4",
+        "8.00, 8.49",
+        EVERY,
+        "in full",
+        "1.2 %",
+        "96.0 % (90 to 98); 100 % (93 to 100); 100 % (93 to 100)",
+    ),
     Converted(
         "fp8-product",
         "12.4",
