@@ -15,7 +15,7 @@ PAGES = REPOSITORY / "web" / "docs"
 NODES = sorted(path.stem for path in PAGES.glob("*.md"))
 LANGUAGES = sorted(path.name for path in (REPOSITORY / "locales").iterdir() if path.name != "en")
 PICTURE = re.compile(r"\]\(([^)]+)\)")
-CODE = re.compile(r"`[^`]+`")
+CODE = re.compile(r"```[^`]+```|`[^`]+`")
 # 922,000 is 922.000 or 922 000 elsewhere, and 0.5 is 0,5.
 NUMBER = re.compile(r"\d{1,3}(?:[., \u00a0\u202f]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d+)?")
 MESSAGE = re.compile(r"\*([^*]+)\*")
