@@ -1,5 +1,6 @@
 """Inputs for any node of core that takes a MODEL or prompts, from what the node says of itself: the
-miniature and a short clip, defaults of widgets, and a table of values where a default would change nothing.
+miniature and a short clip, defaults of widgets, and a table of values where a default would change
+nothing.
 """
 
 from __future__ import annotations
@@ -259,8 +260,8 @@ class Materials(Graph):
             if key in values:
                 given[key] = self._value(values[key])
             elif spec[0] == GROWING:
-                grown = {name: value for name, value in values.items() if name.startswith(f"{key}.")}
-                given |= {name: self._value(value) for name, value in grown.items()}
+                grown = [one for one in values if one.startswith(f"{key}.")]
+                given |= {one: self._value(values[one]) for one in grown}
             elif is_widget(spec):
                 given[key] = default_of(name, spec)
             elif key in required:

@@ -1,5 +1,5 @@
-"""What can come of a node of core that takes a MODEL or prompts; and why some may leave an Ovi clip as it is
-without a word at the first step, in the sentences that docs/compatibility.md prints.
+"""What can come of a node of core that takes a MODEL or prompts; and why some may leave an Ovi clip
+as it is without a word at the first step, in the sentences that docs/compatibility.md prints.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ LISTED = {
     "LTXVDurationPredictor": OTHER_TASK.format("the length of a clip"),
     "LTXVReferenceAudio": "expects the spectrogram of LTX-2's audio VAE, and ends in an error of "
     "its own with another VAE; Ovi was not trained to copy a speaker",
+    "MiniMaxH3AddGuide": "takes latents of MiniMax H3 alone, and says so",
     "PiDConditioning": OPTION.format("PiD's models"),
     "ReferenceTimbreAudio": OPTION.format("models of ACE-Step"),
     "RTDETR_detect": OTHER_TASK.format("objects in a picture"),
