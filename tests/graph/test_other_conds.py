@@ -200,6 +200,11 @@ def test_residuals_that_come_another_way_are_not_swallowed():
 
 def test_prompts_of_other_models_are_not_looked_at():
     guider = comfy.samplers.CFGGuider(small_patcher())
-    guider.set_conds([[torch.zeros(1, 1, 32), {"area": (8, 8, 0, 0)}]], [])
-    sample = other_conds.check_all(lambda *_given: "sampled", is_ours=lambda _model: False)
-    assert sample(guider, torch.zeros(1), torch.zeros(1)) == "sampled"
+    guider.set_conds([[torch.zeros(1, 1, 32), {"gligen": ("position",)}]], [])
+    ours, theirs = (
+        other_conds.check_all(lambda *_given: "sampled", is_ours=lambda _model, ours=ours: ours)
+        for ours in (True, False)
+    )
+    assert theirs(guider, torch.zeros(1), torch.zeros(1)) == "sampled"
+    with pytest.raises(ValueError, match="GLIGEN"):
+        ours(guider, torch.zeros(1), torch.zeros(1))
