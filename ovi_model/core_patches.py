@@ -33,7 +33,7 @@ from .load.state_dict import DIFFUSION_MODEL, SHARDED
 from .load.weight_file import find_tensors
 from .log import log
 from .preview import live
-from .sample import nested_latents, streaming_memory, windows
+from .sample import nested_latents, other_conds, streaming_memory, windows
 from .sample.streaming import sample_streaming
 from .train import core_trainer
 
@@ -267,6 +267,14 @@ PATCHES = (
         "Noise and previews know one stream.",
         _SINCE,
         _OLD,
+    ),
+    Patch(
+        _GUIDER,
+        "sample",
+        partial(other_conds.check_all, is_ours=_is_ours),
+        "ControlNets, areas and masks of prompts end in errors of a tensor's shape; a sentence "
+        "says what to do.",
+        "would need the sentence",
     ),
     Patch(
         _GUIDER,

@@ -26,7 +26,7 @@ from .log import log
 from .network import fused_ops, memory
 from .network.model import OviModel
 from .preview.live import middle_frame
-from .sample import other_nodes, references, windows
+from .sample import other_conds, other_nodes, references, windows
 from .text import conds
 
 IMAGE_MODEL = "ovi"
@@ -145,6 +145,7 @@ class OviBase(comfy.model_base.BaseModel):
                 "A guider asks for a prediction without a prompt, which Ovi was not trained for: "
                 "connect its input 'negative' with 'Ovi Text Encode', an empty text if need be."
             )
+        other_conds.check({"control": control}, is_joint=x.ndim == 3)
         other_nodes.check(self.diffusion_model, self.current_patcher, transformer_options)
         other_nodes.say_where_guidance_is_split(transformer_options)
         return super().apply_model(

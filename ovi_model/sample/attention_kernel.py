@@ -112,10 +112,14 @@ class Override:
     def __call__(
         self, own: Callable[..., Tensor], query: Tensor, key: Tensor, *args, **kwargs
     ) -> Tensor:
-        """Attend with the kernel, or with core's own function where the kernel is not for this
-        call.
+        """Attend with the kernel; where it is not for this call, with what another node had chosen
+        before, or else with core's own function.
         """
-        return (self.attend if self.kernel.takes(query, key) else own)(query, key, *args, **kwargs)
+        if self.kernel.takes(query, key):
+            return self.attend(query, key, *args, **kwargs)
+        if self.replaced is not None:
+            return self.replaced(own, query, key, *args, **kwargs)
+        return own(query, key, *args, **kwargs)
 
 
 def choose_attention(model, name: str) -> tuple[object, str]:

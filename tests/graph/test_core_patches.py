@@ -25,7 +25,7 @@ SAMPLER_PATCHES = [
 ]
 # What 0.33 does itself, but for the second of one name: on older cores the changes stand there
 # already, and are put on once more.
-INTERFACES = ("sample", "outer_sample", "outer_sample", "inner_sample")
+INTERFACES = ("sample", "sample", "outer_sample", "outer_sample", "inner_sample")
 
 
 def written_elsewhere(text):

@@ -1,5 +1,5 @@
-"""Every node of core that takes a MODEL does on Ovi what docs/compatibility.md says: it acts,
-gives, saves, refuses in words, or is listed with a reason.
+"""Every node of core that takes a MODEL, or makes prompts of prompts, does on Ovi what
+docs/compatibility.md says: it acts, gives, saves, refuses in words, or is listed with a reason.
 """
 
 import comfyui_version

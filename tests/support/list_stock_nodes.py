@@ -1,5 +1,5 @@
-"""The table of core's nodes that take a MODEL, in docs/compatibility.md. Its figures are in
-docs/stock_nodes.json, which `write_stock_nodes.py` measures.
+"""The table of core's nodes that take a MODEL or prompts, in docs/compatibility.md. Its figures
+are in docs/stock_nodes.json, which `write_stock_nodes.py` measures.
 """
 
 import json
@@ -15,8 +15,9 @@ Core = dict[str, Outcome]
 HEAD = """
 ## Which of core's nodes work on Ovi
 
-Every node of core with an input for a MODEL, run on the miniature: a clip of 64 x 64 and 5 frames,
-2 steps of *euler*, cfg 4 (longer where a node needs more to show). *Picture* and *sound* are the
+Every node of core with an input for a MODEL, and every one that makes prompts of prompts and
+nothing else, run on the miniature: a clip of 64 x 64 and 5 frames, 2 steps of *euler*, cfg 4
+(longer where a node needs more to show). *Picture* and *sound* are the
 changes of the clip against the plain one, relative to its size; *forwards* are those of a step,
 where each prompt counts one: plainly 2. Settings that would change nothing are set to others, see
 `tests/support/stock_inputs.py`. Nodes that merge models by the names of another one let their first

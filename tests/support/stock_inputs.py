@@ -1,5 +1,6 @@
-"""Inputs for any node of core that takes a MODEL, from what the node says of itself: the miniature
-and a short clip, defaults of widgets, and a table of values where a default would change nothing.
+"""Inputs for any node of core that takes a MODEL or prompts, from what the node says of itself: the
+miniature and a short clip, defaults of widgets, and a table of values where a default would change
+nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from weights import seeded
 
 # What the miniature knows, as short as it goes.
 PROMPT = "A red ball bounces twice. Audio: two low knocks."
+OTHER_PROMPT = "A blue ball bounces once. Audio: a high knock."
 SIZE, SEED, CFG = 64, 7, 4.0
 LORA, HYPERNETWORK, CONTROLNET = "stock_lora.safetensors", "stock.pt", "stock_control.safetensors"
+GROWING = "COMFY_AUTOGROW_V3"  # as many inputs as are connected, named after the first dot
 WIDGETS = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
 
 
@@ -52,6 +55,7 @@ SAMPLED = {"steps": 2, "seed": SEED, "noise_seed": SEED, "cfg": CFG, "end_at_ste
 LAYER = {"double_layers": "1", "layers": "1", "single_layers": "", "start_percent": 0.0}
 LAYER |= {"end_percent": 1.0}
 TWICE = dict.fromkeys(("q", "k", "v", "out"), 2.0)
+FIRST_STEP = 0.25  # of the steps' times: the first of two
 SMALL = {"width": SIZE, "height": SIZE, "length": 5}
 LOADED = {"lora_name": LORA}
 CACHED = {"reuse_threshold": 3.0, "start_percent": 0.0}
@@ -64,6 +68,22 @@ VALUES: dict[str, dict[str, Any]] = {
     "CFGGuider": SAMPLED,
     "CFGOverride": {"cfg": 2.0},
     "ChromaRadianceOptions": {"nerf_tile_size": 16},
+    "ConditioningAverage": {
+        "conditioning_from": Part("other prompt"),
+        "conditioning_to_strength": 0.5,
+    },
+    "ConditioningCombine": {"conditioning_2": Part("other prompt")},
+    "ConditioningConcat": {"conditioning_from": Part("other prompt")},
+    "ConditioningMultiply": {"multiplier": 0.5},
+    "ConditioningSetAreaPercentage": {"width": 0.5},
+    "ConditioningSetAreaPercentageVideo": {"width": 0.5},
+    "ConditioningSetDefaultCombine": {
+        "cond": Part("prompt of the first step"),
+        "cond_DEFAULT": Part("other prompt"),
+    },
+    "ConditioningSetProperties": {"timesteps": Part("first step")},
+    "ConditioningSetPropertiesAndCombine": {"cond_NEW": Part("other prompt")},
+    "ConditioningSetTimestepRange": {"end": FIRST_STEP},
     "ContextWindowsManual": {**WINDOWS, "context_length": 3, "context_overlap": 1, "dim": 2},
     "DiffControlNetLoader": {"control_net_name": CONTROLNET},
     "DualModelGuider": {
@@ -74,6 +94,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "EasyCache": CACHED,
     "FreSca": {"scale_low": 1.5},
     "HiDreamO1PatchSeamSmoothing": {"start_percent": 0.0},
+    "HiDreamO1ReferenceImages": {"images.image_1": Part("image")},
     "HypernetworkLoader": {"hypernetwork_name": HYPERNETWORK},
     "KSampler": SAMPLED,
     "KSamplerAdvanced": SAMPLED,
@@ -90,7 +111,15 @@ VALUES: dict[str, dict[str, Any]] = {
     "LoraSave": {"model_diff": Part("other model")},
     "ModelComputeDtype": {"dtype": "bf16"},
     "ModelNoiseScale": {"noise_scale": 2.0},
+    "PairConditioningCombine": {"positive_B": Part("other prompt")},
+    "PairConditioningSetDefaultCombine": {
+        "positive": Part("prompt of the first step"),
+        "positive_DEFAULT": Part("other prompt"),
+    },
+    "PairConditioningSetProperties": {"timesteps": Part("first step")},
+    "PairConditioningSetPropertiesAndCombine": {"positive_NEW": Part("other prompt")},
     "QwenImageDiffsynthControlnet": {"model_patch": Part("control of Qwen-Image")},
+    "ReferenceLatent": {"latent": Part("picture")},
     "SAM3_Detect": {"conditioning": Part("prompt")},
     "SAM3_VideoTrack": {"conditioning": Part("prompt")},
     "SDTurboScheduler": SAMPLED,
@@ -187,6 +216,28 @@ class Materials(Graph):
             "SAMPLER": self.add("KSamplerSelect", sampler_name="euler"),
             "SIGMAS": self.add("BasicScheduler", **sampler, denoise=1.0),
             "LATENT_OPERATION": self.add("LatentOperationTonemapReinhard", multiplier=1.0),
+            "MASK": self.add("SolidMask", value=0.5, width=SIZE, height=SIZE),
+        }
+        self.parts: dict[str, Link] = {
+            "other model": self.other_model,
+            "audio VAE": self.audio_vae,
+            "image": self.links["IMAGE"],
+            "prompt": text,
+            "negative prompt": self.negative,
+            "other prompt": self.text(output(loaded, 1), OTHER_PROMPT),
+            **self._first_step(text),
+            "picture": self.add("OviSeparateLatent", latent=self.latent(SIZE, SIZE, 1)),
+        }
+
+    def _first_step(self, text: Link) -> dict[str, Link]:
+        """The first of two steps, and a prompt for it alone."""
+        steps = {"start_percent": 0.0, "end_percent": FIRST_STEP}
+        times = {"start": 0.0, "end": FIRST_STEP}
+        return {
+            "first step": self.add("ConditioningTimestepsRange", **steps),
+            "prompt of the first step": self.add(
+                "ConditioningSetTimestepRange", conditioning=text, **times
+            ),
         }
 
     def _latent(self) -> Link:
@@ -208,6 +259,9 @@ class Materials(Graph):
         for key, spec in {**required, **optional}.items():
             if key in values:
                 given[key] = self._value(values[key])
+            elif spec[0] == GROWING:
+                grown = [one for one in values if one.startswith(f"{key}.")]
+                given |= {one: self._value(values[one]) for one in grown}
             elif is_widget(spec):
                 given[key] = default_of(name, spec)
             elif key in required:
@@ -217,14 +271,7 @@ class Materials(Graph):
     def _value(self, value: Any) -> Any:
         if not isinstance(value, Part):
             return value
-        ready = {
-            "other model": self.other_model,
-            "audio VAE": self.audio_vae,
-            "image": self.links["IMAGE"],
-            "prompt": self.links["CONDITIONING"],
-            "negative prompt": self.negative,
-        }
-        return ready.get(value.name) or self._part(value.name)
+        return self.parts.get(value.name) or self._part(value.name)
 
     def _part(self, name: str) -> Link:
         return self.add("StockPart", name=name)
@@ -249,6 +296,13 @@ def takes_a_model(node: type) -> bool:
     asked = node.INPUT_TYPES()
     specs = [*asked.get("required", {}).values(), *asked.get("optional", {}).values()]
     return any(isinstance(spec[0], str) and "MODEL" in spec[0].split(",") for spec in specs)
+
+
+def changes_prompts(node: type) -> bool:
+    """Whether a node takes prompts and gives prompts alone."""
+    asked, gives = node.INPUT_TYPES(), {*getattr(node, "RETURN_TYPES", ())}
+    specs = [*asked.get("required", {}).values(), *asked.get("optional", {}).values()]
+    return gives == {"CONDITIONING"} and any(spec[0] == "CONDITIONING" for spec in specs)
 
 
 def is_widget(spec: tuple) -> bool:

@@ -1,4 +1,6 @@
-"""Walks every node of core that takes a MODEL: what each changes of an Ovi clip, or says."""
+"""Walks every node of core that takes a MODEL, or that makes prompts of prompts: what each changes
+of an Ovi clip, or says.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,17 @@ from pathlib import Path
 
 from goldens import relative_error
 from small_graph import CountForwards, Link, parts
-from stock_inputs import CFG, CLIPS, NODES, SEED, Clip, Materials, takes_a_model, write_files
+from stock_inputs import (
+    CFG,
+    CLIPS,
+    NODES,
+    SEED,
+    Clip,
+    Materials,
+    changes_prompts,
+    takes_a_model,
+    write_files,
+)
 from stock_outcomes import (
     ACTS,
     FAILS,
@@ -27,11 +39,11 @@ LEAST = 1e-5
 
 
 def stock_nodes(mappings: dict) -> dict[str, type]:
-    """Return the nodes of core that take a MODEL, by name."""
+    """Return the nodes of core that take a MODEL, or make prompts of prompts, by name."""
     return {
         name: node
         for name, node in sorted(mappings.items())
-        if is_of_core(node) and takes_a_model(node)
+        if is_of_core(node) and (takes_a_model(node) or changes_prompts(node))
     }
 
 
@@ -110,6 +122,12 @@ def sample(graph: Materials, link: Link, kinds: list[str]) -> Link | None:
         text, steps = graph.links["CONDITIONING"], graph.clip.steps
         model = [link[0], kinds.index("MODEL")]
         return graph.sample(model, text, **latent, steps=steps, cfg=CFG, seed=SEED)
+    if kinds[:1] == ["CONDITIONING"]:
+        negative = [link[0], 1] if len(kinds) > 1 else graph.negative
+        model, steps = graph.plain_model, graph.clip.steps
+        return graph.sample(
+            model, link, **latent, negative=negative, steps=steps, cfg=CFG, seed=SEED
+        )
     if kinds[:1] == ["LATENT"]:
         return link
     names = {"GUIDER": "guider", "SAMPLER": "sampler", "SIGMAS": "sigmas"}

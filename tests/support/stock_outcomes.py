@@ -1,5 +1,5 @@
-"""What can come of a node of core that takes a MODEL; and why some may leave an Ovi clip as it is
-without a word at the first step, in the sentences that docs/compatibility.md prints.
+"""What can come of a node of core that takes a MODEL or prompts; and why some may leave an Ovi clip
+as it is without a word at the first step, in the sentences that docs/compatibility.md prints.
 """
 
 from __future__ import annotations
@@ -41,11 +41,14 @@ NOTES = {
     "ModelNoiseScale": "for models that were trained with louder noise; Ovi was not",
     "RenormCFG": PACK.format("the norm is that of both"),
     "RescaleCFG": PACK.format("the deviation is that of both"),
+    "StyleModelApply": "adds what it gives to the words of the prompt; no style model was made for "
+    "Ovi",
 }
 # The same clip is right.
 SAME = {
     "BasicScheduler": "makes the noise levels that KSampler makes itself",
     "CFGGuider": "the guidance that KSampler uses itself",
+    "ConditioningSetAreaStrength": "weighs prompts that are combined, and here is one",
     "KSampler": "the clip that the others are compared with",
     "KSamplerAdvanced": "all its steps are those of KSampler",
     "ModelAttentionBackend": "the kernel in use already; a processor has no other",
@@ -59,21 +62,33 @@ U_NET_NAMES = (
     "finds weights by the names of a U-Net, of which Ovi has none; nothing of it reaches a sampler"
 )
 OTHER_TASK = "asks a model of its own for {}, and ends in an error of its own on any other model"
+OPTION = "sets an option of the prompt that only {} read"
 # It does nothing, or ends in an error of its own before anything of Ovi is asked.
 LISTED = {
+    "CLIPTextEncodeControlnet": OPTION.format("ControlNets"),
+    "ConditioningStableAudio": OPTION.format("models of Stable Audio"),
     "DiffControlNetLoader": "reads differences to the weights of Stable Diffusion; no such file is "
     "made for Ovi, and core logs what it cannot read",
+    "FluxDisableGuidance": OPTION.format("Flux and models like it"),
+    "FluxGuidance": OPTION.format("Flux and models like it"),
+    "FluxKontextMultiReferenceLatentMethod": OPTION.format("models that edit pictures"),
+    "LTXVConditioning": OPTION.format("models of LTX"),
     "LTXVDurationPredictor": OTHER_TASK.format("the length of a clip"),
     "LTXVReferenceAudio": "expects the spectrogram of LTX-2's audio VAE, and ends in an error of "
     "its own with another VAE; Ovi was not trained to copy a speaker",
+    "MiniMaxH3AddGuide": "takes latents of MiniMax H3 alone, and says so",
+    "PiDConditioning": OPTION.format("PiD's models"),
+    "ReferenceTimbreAudio": OPTION.format("models of ACE-Step"),
     "RTDETR_detect": OTHER_TASK.format("objects in a picture"),
     "SAM3_Detect": OTHER_TASK.format("objects in a picture"),
     "SAM3_VideoTrack": OTHER_TASK.format("objects in a film"),
     "SUPIRApply": "takes pictures of Stable Diffusion XL: with a video VAE it ends in an error of "
     "its own; with restore_cfg 0 Ovi refuses it by name",
     "SeedVR2Conditioning": OTHER_TASK.format("its fixed prompts"),
+    "StableCascade_StageB_Conditioning": OPTION.format("models of Stable Cascade"),
     "TripoSplatSamplingPreview": OTHER_TASK.format("a preview in three dimensions"),
     "UNetCrossAttentionMultiply": U_NET_NAMES,
     "UNetSelfAttentionMultiply": U_NET_NAMES,
     "UNetTemporalAttentionMultiply": U_NET_NAMES,
+    "unCLIPConditioning": OPTION.format("unCLIP models"),
 }

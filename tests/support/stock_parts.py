@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import comfy.clip_vision
+import comfy.controlnet
+import comfy.gligen
 import comfy.model_patcher
 import comfy.ops
+import comfy.sd
 import torch
 from torch import Tensor, nn
 from weights import seeded
 
 # The miniature's towers.
-WIDTH, LAYERS, CHANNELS = 256, 4, 48
+WIDTH, LAYERS, CHANNELS, TEXT_WIDTH = 256, 4, 48, 64
 FACTORY = {"device": "cpu", "dtype": torch.float32, "operations": comfy.ops.disable_weight_init}
 
 
@@ -99,7 +102,34 @@ def clip_vision_output():
     output = comfy.clip_vision.Output()
     output["all_hidden_states"] = torch.zeros(1, 27, 8, 16)
     output["penultimate_hidden_states"] = torch.zeros(1, 8, 16)
+    output["last_hidden_state"] = torch.zeros(1, 8, 16)
     return output
+
+
+class Residuals(nn.Module):
+    """A ControlNet's model: the same residual for one layer, whatever is asked."""
+
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        self.residual = nn.Parameter(torch.ones(1, 1, 1, 1))
+
+    def forward(self, x, **_asked):
+        return {"output": [self.residual.expand(len(x), -1, -1, -1).clone()]}
+
+
+def control_net():
+    module = patcher(Residuals()).model
+    return comfy.controlnet.ControlNet(module, load_device=torch.device("cpu"))
+
+
+def gligen():
+    return patcher(comfy.gligen.Gligen([], nn.Linear(1, 1), 768))
+
+
+def style_model():
+    return comfy.sd.StyleModel(patcher(nn.Linear(16, TEXT_WIDTH)).model)
 
 
 def audio():
@@ -116,8 +146,11 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "AUDIO_ENCODER_OUTPUT": audio_encoder_output,
     "CLIP_VISION": clip_vision,
     "CLIP_VISION_OUTPUT": clip_vision_output,
+    "CONTROL_NET": control_net,
+    "GLIGEN": gligen,
     "InfiniteTalk": infinite_talk,
     "LORA_MODEL": lambda: lora(),
+    "STYLE_MODEL": style_model,
     "SUPIR": lambda: bare(project_modules=nn.ModuleList()),
     "Uni3C": uni3c,
     "backend": lambda: "eager",

@@ -1,5 +1,6 @@
-"""Runs every node of core that takes a MODEL on the miniature, and writes what came of it for this
-version of core: docs/stock_nodes.json, and the table in docs/compatibility.md.
+"""Runs every node of core that takes a MODEL, or makes prompts of prompts, on the miniature, and
+writes what came of it for this version of core: docs/stock_nodes.json, and the table in
+docs/compatibility.md.
 
 Usage: python tests/support/write_stock_nodes.py [--comfyui FOLDER] [--check]
 With the Python that runs ComfyUI. --check writes nothing and fails where an outcome is another one.

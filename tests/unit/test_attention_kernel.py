@@ -208,6 +208,22 @@ def test_a_call_in_another_precision_or_place_is_left_to_core(patcher, install):
     assert len(calls) == 1
 
 
+def test_a_call_that_is_not_for_the_kernel_goes_to_what_another_node_had_chosen(patcher, install):
+    calls, others = install("sage"), []
+
+    def other(own, query, *args, **kwargs):
+        assert kwargs["_inside_attn_wrapper"]
+        others.append(query.shape)
+        return own(query, *args, **kwargs)
+
+    patcher.model_options["transformer_options"][OVERRIDE] = other
+    model, _ = choose_attention(patcher, "sage")
+    run(model, tokens=1024)
+    blocks = len(patcher.model.diffusion_model.blocks)
+    # Of six calls a block the audio tower's own, of 1024 tokens, is for the kernel.
+    assert [len(calls), len(others)] == [blocks, 5 * blocks]
+
+
 def test_the_precision_is_the_one_the_model_computes_in(patcher, install, monkeypatch):
     install("flash-attn")
     monkeypatch.setitem(
