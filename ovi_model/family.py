@@ -47,18 +47,15 @@ class OviBase(comfy.model_base.BaseModel):
     audio [B, 20, L].
     """
 
-    # Of the run that goes on, or went on last: the latent it started from, as it came; the mask;
-    # which frames are clean, [B, 1, F, 1, 1].
-    given: Tensor | None = None
-    denoise_mask: Tensor | None = None
-    clean_frames: Tensor | None = None
-
     def __init__(self, model_config, device=None):
         super().__init__(
             model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=OviModel
         )
         self.latent_shapes: list[torch.Size] = []  # set by the sampler
         self.windows_are_anchored = False  # set by each step of context windows
+        self.clean_frames: Tensor | None = None  # [B, 1, F, 1, 1] of the run, set by extra_conds
+        self.denoise_mask: Tensor | None = None  # of the run, set by extra_conds
+        self.given: Tensor | None = None  # the latent that a run starts from, as it came
         self.memory_floor = 0.0  # bytes; what a run needs at least, set while core loads for it
 
     @property
@@ -72,10 +69,10 @@ class OviBase(comfy.model_base.BaseModel):
         if patcher is not None:  # core hands over no latent of zeros: it must not find an old one
             self.given = self.denoise_mask = self.clean_frames = None
             return
-        # Asked for once more, for the output 'denoised_output', but not on the card.
-        self.given = None if self.given is None else self.given.cpu()
-        self.denoise_mask = None if self.denoise_mask is None else self.denoise_mask.cpu()
         self.clean_frames = None
+        for name in ("given", "denoise_mask"):  # asked for once more, for 'denoised_output'
+            if (kept := getattr(self, name, None)) is not None:
+                setattr(self, name, kept.cpu())
 
     def process_latent_in(self, latent):
         self.given = latent

@@ -584,7 +584,7 @@ def test_help_speaks_the_language_of_the_page(page):
     try:
         page.clear()
         page.page.evaluate(ADD, "OviLatent")
-        page.page.evaluate("app.canvas.selectNode(app.graph.nodes[0])")
+        page.page.evaluate("void app.canvas.selectNode(app.graph.nodes[0])")
         page.page.get_by_text("よくある間違い").first.wait_for()
         page.wait_until(SHOWN_PICTURES, ["OviLatent.jpg"])
     finally:

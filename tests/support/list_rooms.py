@@ -10,7 +10,7 @@ from pathlib import Path
 from core_names import REPOSITORY, shipped_files
 
 PAGE = REPOSITORY / "docs" / "architecture.md"
-GROUND = ("config", "log", "core_facts")
+GROUND = ("config", "log", "core_facts", "file_digest")
 ROOMS = ("load", "network", "text", "latent", "sample", "decode", "save", "preview", "train")
 ROOF = ("family", "core_patches", "template_links", "blueprints")
 ARROW = re.compile(r"^ +(\w+) --> (\w+)$", re.MULTILINE)
