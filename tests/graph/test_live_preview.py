@@ -28,6 +28,22 @@ def place(small_files):
 
 
 @pytest.fixture
+def link_to_nowhere(small_files):
+    """Place a link whose file is gone; ComfyUI lists it, and has no path of it."""
+    placed = []
+
+    def put(folder, name):
+        path = small_files / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(small_files / "gone")
+        placed.append(path)
+
+    yield put
+    for path in placed:
+        path.unlink()
+
+
+@pytest.fixture
 def sample(runtime, stand_ins, model_folder):  # noqa: ARG001
     """Sample anew, with previews of a kind; the picture's latent and the previews."""
     graph = Graph()
@@ -65,7 +81,10 @@ def test_previews_are_decoded_and_change_nothing(sample, runtime, place, folder,
     assert torch.equal(without, video)
 
 
-def test_without_a_decoder_colours_are_mixed(sample, caplog):
+@pytest.mark.parametrize("has_dangling_link", [False, True])
+def test_without_a_decoder_colours_are_mixed(sample, caplog, link_to_nowhere, has_dangling_link):
+    if has_dangling_link:
+        link_to_nowhere("vae_approx", "taew2_2.safetensors")
     _, previews = sample("taesd")
     assert [image.shape for image in previews] == [(4, 8, 3)] * 2
     assert "could not find models/vae_approx/lighttaew2_2" in caplog.text

@@ -67,6 +67,14 @@ def test_a_held_latent_is_refused(runtime, graph, stand_ins, model_folder):  # n
     assert "'Ovi Streaming Sampler' makes all of a clip" in result.error
 
 
+def test_levels_that_do_not_go_down_to_nothing(runtime):
+    sample = runtime.package.ovi_model.sample.streaming.sample_streaming
+    noise = torch.randn(1, 1, 8)
+    assert sample(None, noise, torch.tensor([1.0])) is noise, "no step, as with core's samplers"
+    with pytest.raises(ValueError, match=r"must end in 0, and these end in 0\.500"):
+        sample(None, noise, torch.tensor([1.0, 0.5]))
+
+
 @pytest.mark.parametrize("has_sound", [True, False], ids=["sound", "silent"])
 def test_finished_blocks_are_shown_while_the_next_is_made(runtime, run, graph, has_sound):
     """Three blocks: the first is on the page before the third begins, both before the sampler is

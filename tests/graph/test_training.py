@@ -134,6 +134,13 @@ def test_a_faulty_file_is_told_and_nothing_else_is_lost(runtime, model_folder, f
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
     for one, other in zip(latents, again, strict=True):
         assert torch.equal(one["samples"].unbind()[0], other["samples"].unbind()[0])
+    damaged, other, *_ = kept
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100])
+    save_file({"video": torch.zeros(1)}, other)  # of an earlier version
+    assert run()[2] == [report]
+    assert damaged.read_bytes() == whole, "made again"
+    assert len(load_file(other)) == 3
     caplog.clear()
 
 

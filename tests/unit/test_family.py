@@ -306,3 +306,18 @@ def test_a_prediction_without_a_prompt_is_refused_in_words(base):
     """As guiders ask for one whose negative is not connected."""
     with pytest.raises(ValueError, match=r"without a prompt.*connect its input 'negative'"):
         base.apply_model(torch.zeros(1, 1, 4), torch.ones(1))
+
+
+def test_a_run_does_not_find_what_the_last_one_was_given(base):
+    """ComfyUI hands over no latent of zeros, so that nothing else would take the old one away."""
+    base.latent_shapes = [torch.Size(VIDEO), torch.Size(AUDIO)]
+    latent, held = pack(*pair()), mask(0.0, 0.0)
+    base.current_patcher = patcher = object()  # as core does when a run begins
+    base.process_latent_in(latent)
+    base.denoise_mask = held
+    almost = base._on_video(base.latent_format.process_in, latent) + 1e-7
+    base.current_patcher = None  # and when it ends
+    assert torch.equal(base.process_latent_out(almost), latent), "'denoised_output' is asked after"
+    base.current_patcher = patcher
+    assert base.given is base.denoise_mask is base.clean_frames is None
+    assert not torch.equal(base.process_latent_out(almost), latent)

@@ -358,3 +358,18 @@ def test_a_sound_held_over_a_span_is_faded_in_inside_it(audio_vae):
     assert -0.5 < rising[-5:].mean() < 1
     assert 5 < falling[-20:].mean() < 7
     assert (made.diff().abs() < 1.2).all()
+
+
+@pytest.mark.parametrize(("frames", "left"), [(269, 133), (25, 1307)])
+def test_a_sound_held_in_the_last_step_alone_fades_in_as_long_as_it_lasts(audio_vae, frames, left):
+    """269 frames leave fewer samples to the last step than a fade has."""
+    samples = round(frames * 16000 / 24)
+    latent = latents.empty(64, 64, frames, 1)
+    begin = (latent["samples"].unbind()[1].shape[-1] - 1) * 512
+    assert samples - begin == left
+    waveform = torch.zeros(1, 1, samples)
+    latent, _ = hold_sound(audio_vae, waveform, 16000, begin / 16000, latent=latent)
+    (made,) = splice_sound(torch.full((1, 1, samples), 7.0), latent)[0]
+    assert (made[:begin] == 7).all()
+    assert 5 < made[begin] < 7
+    assert made[-1] < (6 if left < FADE else 1e-3)

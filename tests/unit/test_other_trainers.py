@@ -10,6 +10,7 @@ utils/saver.py.
 
 import inspect
 import logging
+import sys
 from types import SimpleNamespace
 
 import comfy.sd
@@ -18,6 +19,7 @@ import pytest
 import torch
 from comfyui_ovi.ovi_model.load import miniature
 from comfyui_ovi.ovi_model.network.towers import Stream
+from comfyui_ovi.ovi_model.train import core_trainer
 from goldens import relative_error
 from safetensors.torch import save_file
 from torch import nn
@@ -171,3 +173,13 @@ def test_core_s_loader_patches_every_pair_of_its_file(trained, tmp_path, caplog)
     for x, y, without in zip(found, wanted, plain, strict=True):
         assert relative_error(x, y) < 1e-5
         assert relative_error(without, y) > 1e-2
+
+
+def test_a_trainer_of_core_that_does_not_load_keeps_no_node_of_ours(monkeypatch, caplog):
+    def fail(_name):
+        raise OSError("a library is missing")
+
+    monkeypatch.setattr(core_trainer.importlib, "import_module", fail)
+    monkeypatch.delitem(sys.modules, "nodes", raising=False)
+    assert core_trainer.find_trainer() is None
+    assert "a library is missing" in caplog.text

@@ -43,3 +43,9 @@ def test_references_on_another_release_are_not_silent(file, caplog):
     expected = RELEASES[file] in ("Ovi", "Hallo-Live")
     assert ("was not trained for references" in caplog.text) == expected
     assert (file in caplog.text) == expected
+
+
+def test_a_checkpoint_that_was_loaded_whole_tells_its_file_too():
+    """Core's loader of checkpoints keeps a third entry: which of its parts the MODEL is."""
+    whole = SimpleNamespace(cached_patcher_init=(load_model, ("/models/mine.safetensors",), 0))
+    assert loaded_file(whole) == "mine.safetensors"

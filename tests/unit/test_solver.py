@@ -2,11 +2,14 @@
 the schedules people give them.
 """
 
+from functools import partial
+
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
+from comfyui_ovi.nodes.sampling import OviSamplerUniPC, OviScheduler
 from comfyui_ovi.ovi_model.sample.guidance import guide
 from comfyui_ovi.ovi_model.sample.solver import SOLVERS, shifted_sigmas
 from goldens import small_patcher
@@ -158,3 +161,9 @@ def test_euler_is_core_s(patcher):
     here = sample(patcher, ours("euler"))[0]
     stock = sample(patcher, comfy.samplers.sampler_object("euler"))[0]
     assert all(torch.equal(*pair) for pair in zip(here, stock, strict=True))
+
+
+@pytest.mark.parametrize("make", [OviSamplerUniPC.execute, partial(OviScheduler.execute, 4, 5, 1)])
+def test_an_unknown_solver_is_named(make):
+    with pytest.raises(ValueError, match="solver is 'heun'; choose one of 'unipc'"):
+        make(solver="heun")

@@ -3,12 +3,14 @@ they are.
 """
 
 import shutil
+from types import SimpleNamespace
 
 import comfy.sd
 import pytest
 import small_weights
 import torch
 from comfyui_ovi.ovi_model.load import text_encoder
+from comfyui_ovi.ovi_model.text import encode
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor
 
@@ -332,3 +334,16 @@ class TestWrongFiles:
         ):
             with pytest.raises(ValueError, match=found):
                 text_encoder.load_text_encoder(tmp_path / name)
+
+
+def test_an_encoder_that_cuts_texts_into_chunks_is_left_to_the_model_to_refuse():
+    """CLIP's tokens come 77 at a time; of what is lost of a sound nothing can be said."""
+    chunks = {"l": [[(5, 1.0)] * 77] * 2}
+    clip = SimpleNamespace(
+        tokenize=lambda _text, **_options: chunks,
+        encode_from_tokens_scheduled=lambda tokens: [[torch.zeros(1, 154, 768), tokens]],
+    )
+    prompt = "A man walks by the sea. Audio: waves."
+    ((text, tokens),), _ = encode.encode_prompts(clip, prompt, "", "")
+    assert text.shape == (1, 154, 768)
+    assert {**tokens} == chunks
