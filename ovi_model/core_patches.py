@@ -25,7 +25,7 @@ import latent_preview
 from comfy.nested_tensor import NestedTensor
 
 from . import core_facts
-from .family import IMAGE_MODEL, OviBase, OviConfig, OviLatent, read_unet_config
+from .family import IMAGE_MODEL, OviBase, OviConfig, OviLatentFormat, read_unet_config
 from .latent import nested_methods
 from .latent.latents import stream_for
 from .load import checkpoint, lora_names
@@ -109,7 +109,7 @@ def _is_ours(model) -> bool:
 
 
 def _is_our_latent(latent_format) -> bool:
-    return isinstance(latent_format, OviLatent)
+    return isinstance(latent_format, OviLatentFormat)
 
 
 def _detect_ovi(original):

@@ -32,7 +32,7 @@ from .text import conds
 IMAGE_MODEL = "ovi"
 
 
-class OviLatent(comfy.latent_formats.Wan22):
+class OviLatentFormat(comfy.latent_formats.Wan22):
     """The video latent of Wan 2.2; previews show a frame of the picture, not the first, which
     image-to-video holds from the start.
     """
@@ -251,7 +251,7 @@ class OviConfig(comfy.supported_models.WAN22_T2V):
 
     unet_config: ClassVar[dict] = {"image_model": IMAGE_MODEL}
     sampling_settings: ClassVar[dict] = {"shift": 5.0}
-    latent_format = OviLatent
+    latent_format = OviLatentFormat
 
     def __init__(self, unet_config):
         formats = unet_config.get("layer_formats", {})

@@ -1,4 +1,6 @@
-"""A file that appears when it is whole, under a name that nobody has, whoever else saves there."""
+"""Files that appear when they are whole: under a name that nobody has, whoever else saves there, or
+in place of an earlier one.
+"""
 
 import contextlib
 import os
@@ -34,6 +36,13 @@ def write_whole(path: Path, write: Callable[[Path], None], what: str = "video") 
         raise OSError(
             error.errno, f"the {what} could not be saved: {error.strerror}", str(path)
         ) from error
+
+
+def write_over(path: Path, content: bytes) -> None:
+    """Write a file that others find whole or as it was. One process alone writes it."""
+    partial = path.with_suffix(".part")
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -30,6 +30,7 @@ from ..latent.latents import with_steps
 from ..load.video_vae import check_video_vae
 from ..log import log
 from ..save.sound import resample
+from ..save.whole_file import write_over
 from ..text.encode import encode_caption
 from ..text.prompt import write_sound
 from . import media
@@ -211,9 +212,7 @@ def _keep(path: Path, streams: dict[str, Tensor], told: list[str]) -> None:
     notes = torch.tensor(list("\n".join(told).encode()), dtype=torch.uint8)
     try:
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(".part")
-        partial.write_bytes(safetensors.torch.save({**streams, "told": notes}))
-        partial.replace(path)
+        write_over(path, safetensors.torch.save({**streams, "told": notes}))
     except OSError as error:
         log.warning("%s: latents are not kept (%s)", path.parent, error.strerror)
 

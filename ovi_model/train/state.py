@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from ..log import log
+from ..save.whole_file import write_over
 from .clips import Clip
 
 # What the folder of a training holds: where it is, and the LoRA of each time it was saved.
@@ -44,14 +45,9 @@ def save(folder: Path, training: Any, about: dict) -> None:
     steps = len(training.losses)
     header = {ABOUT: json.dumps({"about": about, "losses": training.losses})}
     own = {name: x.detach().cpu().clone() for name, x in tensors.items()}
-    _write(folder / LORA.format(steps), training.lora.export(), {"ovi_steps": str(steps)})
-    _write(folder / STATE, own, header)
-
-
-def _write(path: Path, tensors: dict, header: dict[str, str]) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_bytes(safetensors.torch.save(tensors, header))
-    partial.replace(path)
+    lora = safetensors.torch.save(training.lora.export(), {"ovi_steps": str(steps)})
+    write_over(folder / LORA.format(steps), lora)
+    write_over(folder / STATE, safetensors.torch.save(own, header))
 
 
 def resume(folder: Path, training: Any, about: dict) -> None:

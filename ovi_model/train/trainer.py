@@ -186,5 +186,5 @@ def weighed(video: Tensor, audio: Tensor, sound_weight: float) -> Tensor:
 def _move(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Move what an optimizer keeps; its count of steps stays."""
     for kept in optimizer.state.values():
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in state.MOMENTS:
             kept[name] = kept[name].to(device)

@@ -72,7 +72,7 @@ def test_previews_are_decoded_and_change_nothing(sample, runtime, place, folder,
     vae = runtime.nodes.VAELoader().load_vae(FILE)[0]
     middle = video[:, :, 1:2]
     if folder == "vae":
-        middle = runtime.package.ovi_model.family.OviLatent().process_in(middle)
+        middle = runtime.package.ovi_model.family.OviLatentFormat().process_in(middle)
     with torch.no_grad():
         expected = vae.decode(middle)[0, 0].clamp(0, 1).mul(255).numpy()
     assert np.abs(previews[-1] - expected).max() < 3
@@ -112,6 +112,6 @@ def test_ovi_decode_takes_a_tiny_decoder_in_its_scale(run, runtime, graph, place
     vae = runtime.nodes.VAELoader().load_vae("taew2_2.safetensors")[0]
     video = result.value(latent[0])["samples"].unbind()[0]
     keeps_file = hasattr(vae.patcher, "cached_patcher_init")
-    expected = runtime.package.ovi_model.family.OviLatent().process_in(video)
+    expected = runtime.package.ovi_model.family.OviLatentFormat().process_in(video)
     assert torch.equal(scaled, vae.decode(expected if keeps_file else video)[0])
     assert torch.equal(scaled, plain) is not keeps_file
