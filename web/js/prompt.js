@@ -192,7 +192,9 @@ function makeLine(parts, faults, mends, seconds) {
   const speaking = speakingSeconds(parts)
   const late = seconds !== null && speaking > seconds
   const advice = late ? null : mends[0]?.says
-  const line = makeElement("div", "ovi-prompt-line", faults[0] ?? advice ?? sayLength(speaking, seconds))
+  const isHeard = parts.some((part) => part.kind === "sound")
+  const says = faults[0] ?? advice ?? sayLength(speaking, seconds, isHeard)
+  const line = makeElement("div", "ovi-prompt-line", says)
   line.title = line.textContent // a narrow node cuts it
   line.classList.toggle("is-wrong", faults.length > 0 || late)
   line.classList.toggle("is-advice", faults.length === 0 && !late && Boolean(advice))
@@ -252,11 +254,13 @@ function makeRuler(parts, seconds, unsaid) {
   return ruler
 }
 
-function sayLength(speaking, seconds) {
+function sayLength(speaking, seconds, isHeard) {
   const values = { speech: speaking.toFixed(1), clip: seconds?.toFixed(1) }
-  if (seconds === null && speaking === 0) return say("No speech. Put it in <S>...<E>.")
+  // A prompt that has its sound may well be without speech.
+  const hint = isHeard ? "" : ` ${say("Put it in <S>...<E>.")}`
+  if (seconds === null && speaking === 0) return say("No speech.") + hint
   if (seconds === null) return say("Speech of about %speech% s", values)
-  if (speaking === 0) return say("No speech in a clip of %clip% s. Put it in <S>...<E>.", values)
+  if (speaking === 0) return say("No speech in a clip of %clip% s.", values) + hint
   if (speaking > seconds) return say("Speech of about %speech% s in a clip of %clip% s: too long", values)
   return say("Speech of about %speech% s in a clip of %clip% s", values)
 }
