@@ -75,13 +75,18 @@ class OviBase(comfy.model_base.BaseModel):
                 setattr(self, name, kept.cpu())
 
     def process_latent_in(self, latent):
-        self.given = latent
+        # The mask comes after it, with the prompts of a run; 'AddNoise' asks here outside of one.
+        self.given, self.denoise_mask = latent, None
         return self._on_video(self.latent_format.process_in, latent)
 
     def process_latent_out(self, latent):
         """Return a sampled latent for other nodes; what was held is what it was, to the bit."""
         made = self._on_video(self.latent_format.process_out, latent)
-        return undo_rounding(made, self.given, self.denoise_mask)
+        if not getattr(made, "is_nested", False):
+            return undo_rounding(made, self.given, self.denoise_mask)
+        packed, shapes = comfy.utils.pack_latents(made.unbind())  # of 'denoised_output'
+        packed = undo_rounding(packed, self.given, self.denoise_mask)
+        return NestedTensor(core_facts.unpack_latents(packed, shapes))
 
     def extra_conds(self, **kwargs) -> dict:
         """Prompts of both towers, shapes, rotations, clean frames."""
@@ -235,7 +240,8 @@ class OviBase(comfy.model_base.BaseModel):
             return NestedTensor([process(video), *rest])
         if latent.ndim == 5:
             return process(latent)
-        if latent.shape[1] != 1:
+        # A guider of two models tells the shapes to one of them alone.
+        if latent.shape[1] != 1 or not self.latent_shapes:
             return latent
         video, *rest = core_facts.unpack_latents(latent, self.latent_shapes)
         return comfy.utils.pack_latents([process(video), *rest])[0]

@@ -50,7 +50,7 @@ def undo_rounding(made: Tensor, given: Tensor | None, denoise_mask: Tensor | Non
     some bits off. What differs by more is left: a run that ends before the last step leaves noise.
     made, given, denoise_mask: all packed, or all of one stream; of anything else `made` returns.
     """
-    if given is None or denoise_mask is None or getattr(made, "is_nested", False):
+    if given is None or denoise_mask is None:
         return made
     if not made.shape == given.shape == denoise_mask.shape:
         return made

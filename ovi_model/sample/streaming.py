@@ -67,14 +67,15 @@ def sample_streaming(
 
     sigmas: the levels of each block's steps, and 0. player: shows finished blocks, see
     preview/film_so_far. Raises ValueError for a latent of which something is held, for more than
-    one positive prompt, and for levels that do not end in 0.
+    one positive prompt, and for levels that end well above 0.
     """
     if len(sigmas) < 2:  # as core's samplers do
         return x
-    if sigmas[-1] != 0:
+    if sigmas[-1] > LOWEST_SIGMA:  # some write nearly 0 for 0
         raise ValueError(
             "'Ovi Streaming Sampler' finishes each block before the next: its noise levels must "
-            f"end in 0, and these end in {float(sigmas[-1]):.3f}. Do not cut them off at their end."
+            f"end in 0, and these end in {float(sigmas[-1]):.3f}. Take a scheduler that ends in 0, "
+            "and do not cut its levels off."
         )
     run = Run(model.inner_model, extra_args or {}, keep)
     video, audio = run.unpack(x)

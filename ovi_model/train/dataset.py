@@ -203,7 +203,7 @@ def _read_kept(path: Path) -> tuple[dict[str, Tensor], list[str]] | None:
         kept = safetensors.torch.load(path.read_bytes())
         told = bytes(kept["told"].tolist()).decode().splitlines()
         return {"video": kept["video"], "audio": kept["audio"]}, told
-    except (OSError, KeyError, safetensors.SafetensorError):
+    except (OSError, KeyError, ValueError, TypeError, safetensors.SafetensorError):
         return None
 
 

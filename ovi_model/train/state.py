@@ -53,12 +53,16 @@ def save(folder: Path, training: Any, about: dict) -> None:
 def resume(folder: Path, training: Any, about: dict) -> None:
     """Take a training up where the folder's state is; without one it begins.
 
-    Raises ValueError if the state is of another recipe or other clips.
+    Raises ValueError if the state is of another recipe or other clips, or damaged.
     """
     path = folder / STATE
     if not path.exists():
         return
-    with safe_open(path, "pt") as file:
+    try:
+        opened = safe_open(path, "pt")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}). Remove it to begin anew.") from error
+    with opened as file:
         saved = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
         _check(path, saved.get("about", {}), about)
         training.losses[:] = saved["losses"]

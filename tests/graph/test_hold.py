@@ -92,9 +92,9 @@ def test_what_is_held_goes_through_both_samplers_and_comes_back_as_given(run, gr
         sampled = result.value(*link)
         assert sampled[PICTURES] is latent[PICTURES]
         assert sampled[SOUND] is latent[SOUND]
-    for link in (simple, custom):
+    for link in (simple, custom, output(custom, 1)):
         for made, held, mask in zip(
-            parts(result.value(link[0])), parts(latent), latent["noise_mask"].unbind(), strict=True
+            parts(result.value(*link)), parts(latent), latent["noise_mask"].unbind(), strict=True
         ):
             is_held = (mask <= CLEAN).expand_as(made)
             assert torch.equal(made[is_held], held[is_held])

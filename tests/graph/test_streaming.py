@@ -73,6 +73,8 @@ def test_levels_that_do_not_go_down_to_nothing(runtime):
     assert sample(None, noise, torch.tensor([1.0])) is noise, "no step, as with core's samplers"
     with pytest.raises(ValueError, match=r"must end in 0, and these end in 0\.500"):
         sample(None, noise, torch.tensor([1.0, 0.5]))
+    with pytest.raises(AttributeError, match="inner_model"):  # 0.001 passes, and the run begins
+        sample(None, noise, torch.tensor([1.0, 0.001]))
 
 
 @pytest.mark.parametrize("has_sound", [True, False], ids=["sound", "silent"])

@@ -318,6 +318,11 @@ def test_a_run_does_not_find_what_the_last_one_was_given(base):
     almost = base._on_video(base.latent_format.process_in, latent) + 1e-7
     base.current_patcher = None  # and when it ends
     assert torch.equal(base.process_latent_out(almost), latent), "'denoised_output' is asked after"
+    streams = NestedTensor(comfy.utils.unpack_latents(almost, base.latent_shapes))
+    made = base.process_latent_out(streams)
+    assert torch.equal(pack(*made.unbind()), latent), "as core hands it over"
+    base.process_latent_in(latent)  # by 'AddNoise', outside of a run
+    assert not torch.equal(base.process_latent_out(almost), latent)
     base.current_patcher = patcher
     assert base.given is base.denoise_mask is base.clean_frames is None
     assert not torch.equal(base.process_latent_out(almost), latent)

@@ -191,6 +191,12 @@ def test_another_training_is_not_taken_up(loaded, tmp_path):
             trainer.train(loaded, CLIPS[:2], RECIPE, tmp_path)
 
 
+def test_a_damaged_state_is_named(loaded, tmp_path):
+    (tmp_path / state.STATE).write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=r"training.safetensors is damaged .* begin anew"):
+        trainer.train(loaded, CLIPS, RECIPE, tmp_path)
+
+
 def test_both_streams_have_one_noise_level_and_a_clean_frame_counts_nowhere():
     given = [clip(1, 3, first_frame=1.0), clip(2, 3)]
     levels = torch.tensor([0.4, 0.7])
