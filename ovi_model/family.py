@@ -70,9 +70,9 @@ class OviBase(comfy.model_base.BaseModel):
             self.given = self.denoise_mask = self.clean_frames = None
             return
         self.clean_frames = None
-        for name in ("given", "denoise_mask"):  # asked for once more, for 'denoised_output'
-            if (kept := getattr(self, name, None)) is not None:
-                setattr(self, name, kept.cpu())
+        # Asked for once more, for 'denoised_output'. Core sets None before there are any, too.
+        kept = (getattr(self, name, None) for name in ("given", "denoise_mask"))
+        self.given, self.denoise_mask = (x if x is None else x.cpu() for x in kept)
 
     def process_latent_in(self, latent):
         # The mask comes after it, with the prompts of a run; 'AddNoise' asks here outside of one.
