@@ -13,29 +13,18 @@ FILE = "wan22_tiny_small.safetensors"
 
 @pytest.fixture
 def place(small_files):
-    """Place the small tiny decoder as a file of this name; away again when the test is over."""
+    """Place the small tiny decoder as a file of this name, or a link to a file that is gone, which
+    ComfyUI lists and has no path of; away again when the test is over.
+    """
     placed = []
 
-    def put(folder, name):
+    def put(folder, name, is_gone=False):
         path = small_files / folder / name
         path.parent.mkdir(exist_ok=True)
-        shutil.copy(small_files / "vae" / FILE, path)
-        placed.append(path)
-
-    yield put
-    for path in placed:
-        path.unlink()
-
-
-@pytest.fixture
-def link_to_nowhere(small_files):
-    """Place a link whose file is gone; ComfyUI lists it, and has no path of it."""
-    placed = []
-
-    def put(folder, name):
-        path = small_files / folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.symlink_to(small_files / "gone")
+        if is_gone:
+            path.symlink_to(small_files / "gone")
+        else:
+            shutil.copy(small_files / "vae" / FILE, path)
         placed.append(path)
 
     yield put
@@ -82,9 +71,9 @@ def test_previews_are_decoded_and_change_nothing(sample, runtime, place, folder,
 
 
 @pytest.mark.parametrize("has_dangling_link", [False, True])
-def test_without_a_decoder_colours_are_mixed(sample, caplog, link_to_nowhere, has_dangling_link):
+def test_without_a_decoder_colours_are_mixed(sample, caplog, place, has_dangling_link):
     if has_dangling_link:
-        link_to_nowhere("vae_approx", "taew2_2.safetensors")
+        place("vae_approx", "taew2_2.safetensors", is_gone=True)
     _, previews = sample("taesd")
     assert [image.shape for image in previews] == [(4, 8, 3)] * 2
     assert "could not find models/vae_approx/lighttaew2_2" in caplog.text

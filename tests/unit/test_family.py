@@ -326,3 +326,10 @@ def test_a_run_does_not_find_what_the_last_one_was_given(base):
     base.current_patcher = patcher
     assert base.given is base.denoise_mask is base.clean_frames is None
     assert not torch.equal(base.process_latent_out(almost), latent)
+
+
+def test_a_pack_whose_shapes_nobody_told_is_no_picture(base):
+    """A guider of two models tells them to one alone, and hands the latent to both."""
+    base.latent_shapes = []
+    latent = pack(*pair())
+    assert base.process_latent_in(latent) is latent
